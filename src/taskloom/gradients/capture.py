@@ -1,0 +1,298 @@
+"""One forward and one backward pass of a batch, from which the gradients of each example are read off.
+
+Every module that has a rule is watched: a forward hook keeps its input, a hook on its output tensor receives the
+output's gradient, and the rule turns the two into per-example gradients, which go to a sink at once. For the sum of the
+examples' scalars as loss, row b of that gradient belongs to example b. Within a watched module's own forward its
+parameters do not require gradients, so that autograd does not compute the batch's weight gradients, which nobody needs;
+outside they do, so that any other use of them (a table read as a plain matrix, a norm's weight taken by another module)
+shows in the graph instead of being missed.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from taskloom.errors import UserError
+from taskloom.gradients.forms import Form
+from taskloom.gradients.rules import Rule, find_rule
+
+__all__ = ["Fallback", "Sink", "collect"]
+
+Fallback = Literal["autograd"] | None
+#: (parameter name, its gradients in any form, its shape)
+Sink = Callable[[str, Form, torch.Size], None]
+
+
+class _NoBatchDimension(Exception):  # noqa: N818, control flow: the module goes to the fallback
+    def __init__(self, name: str, found: Sequence[int]) -> None:
+        super().__init__(name)
+        self.name, self.found = name, list(found)
+
+
+def collect(
+    model: nn.Module,
+    batch: Any,
+    output_fn: Callable[[Any, Any], Tensor],
+    sink: Sink,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    fallback: Fallback = None,
+) -> Tensor:
+    """Send the per-example gradients of `output_fn` to `sink`, piece by piece; pieces of one parameter add up.
+
+    Returns:
+        What `output_fn` returned, [batch], detached.
+
+    Raises:
+        UserError: a trainable module has no rule and `fallback` is None, or the examples are not independent.
+        ValueError: `output_fn` does not return one number an example.
+    """
+    if fallback not in (None, "autograd"):
+        raise ValueError(f"`fallback` must be None or 'autograd', not {fallback!r}")
+    _refuse_mixed_examples(model)
+    excluded: set[str] = set()
+    while True:
+        watch = _Watch(model, batch_size(batch), sink, excluded)
+        if watch.unclaimed and fallback is None:
+            raise UserError(_no_rule(model, watch.unclaimed))
+        try:
+            return watch.run(batch, output_fn, forward or _default_forward, fallback)
+        except _NoBatchDimension as found:
+            if fallback is None:
+                raise UserError(
+                    f"The per-example gradients of '{found.name}' are unknown: its output has shape {found.found}, "
+                    f"whose first dimension is neither the batch ({watch.batch}) nor 1. Freeze this module, or pass "
+                    "fallback='autograd' (exact, but one backward pass an example)."
+                ) from None
+            excluded.add(found.name)
+
+
+def batch_size(batch: Any) -> int:
+    """Return the number of examples: the first dimension of the batch's first tensor."""
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else [batch]
+    for value in values:
+        if isinstance(value, Tensor) and value.dim() > 0:
+            return len(value)
+    raise ValueError(f"`batch` must be a mapping or a sequence with tensors, not {type(batch).__name__}")
+
+
+class _Watch:
+    """The hooks on one model for one batch."""
+
+    def __init__(self, model: nn.Module, batch: int, sink: Sink, excluded: set[str]) -> None:
+        self.model, self.batch, self.sink = model, batch, sink
+        self.names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.watched: dict[str, tuple[nn.Module, Rule, dict[str, nn.Parameter]]] = {}
+        for path, module in model.named_modules():
+            rule = find_rule(module)
+            if rule is None or path in excluded:
+                continue
+            own = {name: module.get_parameter(name) for name in rule.parameters(module)}
+            own = {name: parameter for name, parameter in own.items() if id(parameter) in self.names}
+            if own:
+                self.watched[path] = (module, rule, own)
+        claimed = {id(p) for _, _, own in self.watched.values() for p in own.values()}
+        self.unclaimed = [name for key, name in self.names.items() if key not in claimed]
+        self.anchors: list[Tensor] = []
+        self.without_graph: set[nn.Module] = set()
+        self.phase: Literal["forward", "fallback", "backward"] = "forward"
+
+    def run(self, batch: Any, output_fn: Callable, forward: Callable, fallback: Fallback) -> Tensor:
+        with ExitStack() as stack, torch.enable_grad():
+            stack.callback(self.restore)
+            self.install(stack)
+            values = output_fn(forward(self.model, batch), batch)
+            if not isinstance(values, Tensor) or values.shape != (self.batch,):
+                found = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                raise ValueError(f"`output_fn` must return one number an example, shape [{self.batch}], not {found}")
+            if values.grad_fn is None:
+                return values.detach()  # nothing trainable takes part
+            direct = _leaves(values.grad_fn) & self.names.keys()
+            slow = [name for key, name in self.names.items() if key in direct]
+            if slow and fallback is None:
+                raise UserError(_used_directly(slow))
+            self.phase = "fallback"
+            self.loop(values, slow)
+            self.phase = "backward"
+            # Only the hooks' side effects count. The inputs are where the graph begins, so that all of it runs.
+            starts = self.anchors + [self.parameters[name] for name in slow]
+            if starts:
+                torch.autograd.grad(values.sum(dtype=_wide(values.dtype)), starts, allow_unused=True)
+        return values.detach()
+
+    def install(self, stack: ExitStack) -> None:
+        for path, (module, rule, own) in self.watched.items():
+            before = module.register_forward_pre_hook(partial(self.before_forward, tuple(own.values())))
+            after = module.register_forward_hook(partial(self.after_forward, path, rule, own), with_kwargs=True)
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        for path, module in self.model.named_modules():
+            table = f"{path}.relative_attention_bias".removeprefix(".")
+            if table in self.watched and hasattr(module, "compute_bias"):
+                stack.enter_context(_PatchedBias(self, module, table))
+
+    def restore(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+
+    def before_forward(self, own: tuple[nn.Parameter, ...], module: nn.Module, args: Any) -> None:
+        for parameter in own:
+            parameter.requires_grad_(False)
+
+    def after_forward(
+        self,
+        path: str,
+        rule: Rule,
+        own: dict[str, nn.Parameter],
+        module: nn.Module,
+        args: Any,
+        kwargs: Any,
+        output: Any,
+    ) -> Tensor | None:
+        for parameter in own.values():
+            parameter.requires_grad_(True)
+        if not torch.is_grad_enabled():
+            if self.phase == "forward":
+                self.without_graph.add(module)
+            return None
+        if self.phase == "backward" and module in self.without_graph:
+            raise UserError(
+                f"'{path}' is run by reentrant gradient checkpointing, which hides its gradients: "
+                "use gradient_checkpointing_enable({'use_reentrant': False})."
+            )
+        value: Tensor = args[0] if args else next(iter(kwargs.values()))
+        if len(output) != self.batch:
+            if len(output) != 1:
+                raise _NoBatchDimension(path, output.shape)
+            # One row for all examples, such as position embeddings: repeat it, so that each has a gradient.
+            output, value = (x.expand(self.batch, *x.shape[1:]) for x in (output, value))
+        return self.follow(output, value, partial(self.emit, module, rule, own))
+
+    def emit(self, module: nn.Module, rule: Rule, own: dict[str, nn.Parameter], value: Tensor, grad: Tensor) -> None:
+        gradients = rule.gradient(module, value, grad.to(_wide(grad.dtype)))
+        for name, parameter in own.items():
+            self.sink(self.names[id(parameter)], gradients[name], parameter.shape)
+
+    def follow(self, output: Tensor, value: Tensor, receive: Callable[[Tensor, Tensor], None]) -> Tensor:
+        """Return `output` as part of the graph, whose gradient `receive` gets together with `value`."""
+        start = not output.requires_grad
+        if start:
+            output = output.detach().requires_grad_()
+        if self.phase != "forward":
+            return output  # checkpointing runs the module again: its first run is followed already
+        if start:
+            self.anchors.append(output)
+        kept, version = [value], value._version
+
+        def hook(grad: Tensor) -> None:
+            if self.phase == "backward" and kept:
+                found = kept.pop()
+                if found._version != version:
+                    raise RuntimeError("the input of a module was changed in place before its gradient was computed")
+                with torch.no_grad():
+                    receive(found, grad)
+
+        output.register_hook(hook)
+        return output
+
+    def loop(self, values: Tensor, slow: list[str]) -> None:
+        """The fallback: one backward pass an example, for the parameters used where no rule sees it."""
+        if not slow:
+            return
+        parameters = [self.parameters[name] for name in slow]
+        rows = [
+            torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+            for value in values
+        ]
+        for name, parameter, gradients in zip(slow, parameters, zip(*rows, strict=True), strict=True):
+            stacked = torch.stack(gradients)
+            self.sink(name, stacked.to(_wide(stacked.dtype)), parameter.shape)
+
+
+class _PatchedBias:
+    """T5's relative position bias: `compute_bias` makes one for all examples, of a table that it reads itself.
+
+    While this context is open it makes one for each example, so that the table's gradient is per example.
+    """
+
+    def __init__(self, watch: _Watch, attention: Any, table: str) -> None:
+        self.watch, self.attention, self.table = watch, attention, table
+
+    def __enter__(self) -> None:
+        original: Callable[..., Tensor] = self.attention.compute_bias
+        module, rule, own = self.watch.watched[self.table]
+
+        def compute_bias(*args: Any, **kwargs: Any) -> Tensor:
+            buckets: list[Tensor] = []
+            handle = module.register_forward_pre_hook(lambda _, inputs: buckets.append(inputs[0]))
+            with handle, torch.no_grad():
+                bias = original(*args, **kwargs)  # [1, heads, queries, keys]
+
+            def receive(index: Tensor, grad: Tensor) -> None:
+                self.watch.emit(module, rule, own, index, grad.permute(0, 2, 3, 1))
+
+            index = buckets[0].expand(self.watch.batch, *buckets[0].shape)  # [batch, queries, keys]
+            return self.watch.follow(bias.expand(self.watch.batch, -1, -1, -1), index, receive)
+
+        self.attention.compute_bias = compute_bias
+
+    def __exit__(self, *_: object) -> None:
+        del self.attention.compute_bias
+
+
+def _default_forward(model: nn.Module, batch: Any) -> Any:
+    return model(**batch) if isinstance(batch, Mapping) else model(batch[0] if isinstance(batch, Sequence) else batch)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _leaves(node: Any) -> set[int]:
+    """Return the ids of the leaf tensors that a graph starts from."""
+    seen, todo, leaves = {node}, [node], set()
+    while todo:
+        node = todo.pop()
+        if hasattr(node, "variable"):
+            leaves.add(id(node.variable))
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                todo.append(following)
+    return leaves
+
+
+def _refuse_mixed_examples(model: nn.Module) -> None:
+    mixing = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+    ]
+    if mixing:
+        raise UserError(
+            f"'{mixing[0]}' normalises over the batch, so that the examples' gradients are not their own. "
+            "Call model.eval() first."
+        )
+
+
+def _no_rule(model: nn.Module, parameters: Iterable[str]) -> str:
+    owners = dict.fromkeys(name.rpartition(".")[0] for name in parameters)
+    named = ", ".join(f"'{owner}' ({type(model.get_submodule(owner)).__name__})" for owner in owners)
+    return (
+        f"How the gradients of single examples follow is not known for the trainable modules {named}. "
+        "Freeze them (requires_grad_(False)), register a rule (taskloom.gradients.register_rule), or pass "
+        "fallback='autograd' (exact, but one backward pass an example)."
+    )
+
+
+def _used_directly(parameters: Sequence[str]) -> str:
+    named = ", ".join(f"'{name}'" for name in parameters)
+    return (
+        f"The parameters {named} are used outside the forward of their own module, where no rule sees it. "
+        "Freeze them (requires_grad_(False)) or pass fallback='autograd' (exact, but one backward pass an example)."
+    )
