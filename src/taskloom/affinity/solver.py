@@ -1,0 +1,282 @@
+"""Thousands of regularised regressions at once, each on the examples of a subset of tasks (Grad-TAG, section 3.2).
+
+For a subset S the problem is, over ``c`` in R^d,
+
+    minimise  sum over tasks t in S of  weight_t * sum over examples i of t of  loss(output_i + g_i . c)   +  |c|^2 / 2
+
+It is strongly convex. A task's gradient and Hessian at ``c = 0`` are sufficient statistics that the subsets share: a
+subset's are the sums over its tasks. So the Newton step from the base model costs no pass over the examples. It is the
+exact answer where every task has the squared loss; elsewhere it starts L-BFGS preconditioned with that Hessian, a few
+matrix products a step, shared by all subsets that contain a task. (Newton's method with inner conjugate gradients needs
+about twice the products: each costs as much as one of these steps.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+__all__ = ["Solution", "TaskStatistics", "bytes_a_subset", "solve"]
+
+HISTORY = 10
+# A step is long enough once the slope along it has fallen to this share of its start, and too long once it has risen
+# to that share beyond the minimum. Slopes, unlike values, keep their precision next to the minimum (Hager, Zhang 2005).
+TOO_SHORT, TOO_LONG = -0.7, 0.25
+
+
+@dataclass(frozen=True)
+class TaskStatistics:
+    """A task's share of every subset's problem.
+
+    Attributes:
+        gradients: ``[examples, d]``, as stored.
+        outputs: ``[examples]``, float64.
+        weight: the factor of its sum of losses.
+        gradient: ``[d]``, of the weighted sum of losses at ``c = 0``.
+        hessian: ``[d, d]``, of the same.
+        rounding: what rounding alone may leave of `gradient`.
+        quadratic: whether the Hessian is the same everywhere, so that the examples are not needed again.
+    """
+
+    gradients: Tensor
+    outputs: Tensor
+    weight: float
+    gradient: Tensor
+    hessian: Tensor
+    rounding: float
+    quadratic: bool
+
+    @classmethod
+    def of(cls, gradients: Tensor, outputs: Tensor, labels: Tensor, loss: str, weight: float) -> "TaskStatistics":
+        rows, outputs = gradients.double(), outputs.double()
+        if loss == "squared":
+            slopes, curvatures = outputs - labels.double(), torch.ones_like(outputs)
+        else:
+            slopes = -torch.sigmoid(-outputs)
+            curvatures = -slopes * (1 + slopes)
+        hessian = weight * (rows.T @ (rows * curvatures[:, None]))
+        rounding = torch.finfo(torch.float64).eps * weight * float(slopes.abs() @ rows.norm(dim=1))
+        return cls(gradients, outputs, weight, weight * (slopes @ rows), hessian, rounding, loss == "squared")
+
+
+@dataclass(frozen=True)
+class Solution:
+    """``coefficients [subsets, d]``, and `excess [subsets]`, the gradient's norm as a share of what is allowed."""
+
+    coefficients: Tensor
+    excess: Tensor
+
+
+def bytes_a_subset(dimensions: int, examples: int) -> int:
+    """Return the memory (bytes) that one subset with so many examples takes while it is solved."""
+    return 8 * (3 * dimensions**2 + (2 * HISTORY + 8) * dimensions + 6 * examples)
+
+
+def solve(
+    tasks: Sequence[TaskStatistics],
+    subsets: Sequence[Sequence[int]],
+    start: Tensor | None,
+    tolerance: float,
+    max_steps: int,
+) -> Solution:
+    """Solve the problems of some subsets together.
+
+    Args:
+        tasks: the statistics of every task.
+        subsets: each problem's tasks, as indices, without repetition.
+        start: ``[subsets, d]``, where to start; None is the Newton step from zero.
+        tolerance: the norm of the gradient to reach, as a share of the norm at zero.
+        max_steps: the steps after which a problem is left as it is.
+    """
+    present = sorted(set(chain.from_iterable(subsets)))
+    column = {task: position for position, task in enumerate(present)}
+    flat = torch.tensor([column[task] for task in chain.from_iterable(subsets)])
+    sizes = torch.tensor([len(subset) for subset in subsets])
+    offsets = sizes.cumsum(0) - sizes
+    d = len(tasks[0].gradient)
+
+    def summed(rows: list[Tensor]) -> Tensor:
+        return embedding_bag(flat, torch.stack(rows), offsets, mode="sum")
+
+    base = summed([tasks[t].gradient for t in present])
+    hessian = summed([tasks[t].hessian.flatten() for t in present]).unflatten(1, (d, d))
+    hessian.diagonal(dim1=1, dim2=2).add_(1)
+    rounding = summed([torch.tensor([tasks[t].rounding], dtype=torch.float64) for t in present]).squeeze(1)
+    factor = torch.linalg.cholesky(hessian)
+    allowed = tolerance * base.norm(dim=1) + rounding + torch.finfo(torch.float64).tiny
+
+    owner = torch.repeat_interleave(torch.arange(len(subsets)), sizes)
+    holders = [owner[flat == position] for position in range(len(present))]
+    newton = -_solved(factor, base)
+    problem = _Problem([tasks[t] for t in present], holders, newton if start is None else start)
+
+    coefficients = problem.coefficients.clone()
+    excess = torch.full_like(allowed, torch.inf)
+    active = torch.arange(len(subsets))
+    memory = _Memory(factor)
+    for _ in range(max_steps):
+        left = problem.gradient.norm(dim=1) / allowed
+        coefficients[active], excess[active] = problem.coefficients, left
+        going = left > 1
+        if not going.any():
+            break
+        # Dropping finished problems copies the state of the others: worth it once there are enough of them.
+        if going.float().mean() < 0.8:
+            active, allowed = active[going], allowed[going]
+            problem.keep(going)
+            memory.keep(going)
+        before, slope = problem.coefficients, problem.gradient
+        direction = memory.direction(problem.gradient)
+        problem.advance(direction)
+        memory.add(problem.coefficients - before, problem.gradient - slope)
+    return Solution(coefficients, excess)
+
+
+class _Memory:
+    """L-BFGS's two loops (Nocedal, Wright 2006, algorithm 7.4), one problem a row, each around its own Hessian.
+
+    Args:
+        factor: ``[problems, d, d]``, the Cholesky factors of the Hessians.
+    """
+
+    def __init__(self, factor: Tensor) -> None:
+        self.factor = factor
+        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, step: Tensor, change: Tensor) -> None:
+        curvature = (step * change).sum(1, keepdim=True)
+        # Strong convexity makes the curvature positive, except where rounding is all that is left of a step.
+        scale = torch.where(curvature > 0, 1 / curvature, torch.zeros_like(curvature))
+        self.pairs = [*self.pairs[-HISTORY + 1 :], (step, change, scale)]
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        q = gradient.clone()
+        weights = []
+        for step, change, scale in reversed(self.pairs):
+            weight = scale * (step * q).sum(1, keepdim=True)
+            q -= weight * change
+            weights.append(weight)
+        r = _solved(self.factor, q)
+        for (step, change, scale), weight in zip(self.pairs, reversed(weights), strict=True):
+            r += step * (weight - scale * (change * r).sum(1, keepdim=True))
+        return -r
+
+    def keep(self, rows: Tensor) -> None:
+        self.factor = self.factor[rows]
+        self.pairs = [(step[rows], change[rows], scale[rows]) for step, change, scale in self.pairs]
+
+
+class _Problem:
+    """Where every problem stands: its coefficients, gradient, and the margins of its examples.
+
+    Args:
+        tasks: the statistics of the tasks that some problem holds.
+        holders: for each task, the problems that hold it.
+        coefficients: ``[problems, d]``.
+    """
+
+    def __init__(self, tasks: list[TaskStatistics], holders: list[Tensor], coefficients: Tensor) -> None:
+        self.coefficients = coefficients
+        parts = list(zip(tasks, holders, strict=True))
+        self.quadratic = [(task, rows) for task, rows in parts if task.quadratic]
+        self.logistic = [(task, rows) for task, rows in parts if not task.quadratic]
+        self.margins = [
+            torch.addmm(task.outputs, coefficients[rows], task.gradients.double().T) for task, rows in self.logistic
+        ]
+        slopes = [_slopes(task, margin) for (task, _), margin in zip(self.logistic, self.margins, strict=True)]
+        self.gradient = self._gradient(slopes)
+
+    def _gradient(self, slopes: list[Tensor]) -> Tensor:
+        total = self.coefficients.clone()
+        for (task, rows), slope in zip(self.logistic, slopes, strict=True):
+            total.index_add_(0, rows, slope @ task.gradients.double())
+        for task, rows in self.quadratic:
+            total.index_add_(0, rows, torch.addmm(task.gradient, self.coefficients[rows], task.hessian))
+        return total
+
+    def advance(self, direction: Tensor) -> None:
+        """Move every problem along its direction, by a step that brings the slope near zero."""
+        moves = [direction[rows] @ task.gradients.double().T for task, rows in self.logistic]
+        first = (self.gradient * direction).sum(1)
+        # The part of the slope that is linear in the step: |c|^2 / 2 and the quadratic tasks.
+        bend = (direction * direction).sum(1)
+        origin = (self.coefficients * direction).sum(1)
+        for task, rows in self.quadratic:
+            turned = direction[rows] @ task.hessian
+            bend.index_add_(0, rows, (turned * direction[rows]).sum(1))
+            origin.index_add_(0, rows, (turned * self.coefficients[rows]).sum(1) + direction[rows] @ task.gradient)
+
+        size = torch.ones_like(first)
+        slopes: list[Tensor] = []
+        slope = origin + bend
+        for (task, rows), margin, move in zip(self.logistic, self.margins, moves, strict=True):
+            slopes.append(_slopes(task, margin + move))
+            slope.index_add_(0, rows, (slopes[-1] * move).sum(1))
+        wrong = _wrong(slope / first.abs())
+        if wrong.any():
+            size[wrong] = self._search(wrong, first, slope, origin, bend, moves)
+        for number, ((task, rows), margin, move) in enumerate(zip(self.logistic, self.margins, moves, strict=True)):
+            margin.addcmul_(move, size[rows, None])
+            again = wrong[rows]
+            if again.any():
+                slopes[number][again] = _slopes(task, margin[again])
+        self.coefficients = self.coefficients + size[:, None] * direction
+        self.gradient = self._gradient(slopes)
+
+    def _search(
+        self, wrong: Tensor, first: Tensor, slope: Tensor, origin: Tensor, bend: Tensor, moves: list[Tensor]
+    ) -> Tensor:
+        """Return the steps of the problems for which 1 is no good one: where a convex function's slope is near zero."""
+        problems = wrong.nonzero().squeeze(1)
+        place = torch.full_like(wrong, -1, dtype=torch.long).index_copy_(0, problems, torch.arange(len(problems)))
+        parts = []
+        for (task, rows), margin, move in zip(self.logistic, self.margins, moves, strict=True):
+            chosen = wrong[rows]
+            if chosen.any():
+                parts.append((task, place[rows[chosen]], margin[chosen], move[chosen]))
+        first, slope, origin, bend = (part[problems] for part in (first, slope, origin, bend))
+        scale = first.abs()
+        low, low_slope = torch.zeros_like(first), first.clone()
+        high, high_slope = torch.full_like(first, torch.inf), torch.full_like(first, torch.inf)
+        size = torch.ones_like(first)
+        for _ in range(60):
+            bad = _wrong(slope / scale)
+            if not bad.any():
+                break
+            short = slope < 0
+            low, low_slope = torch.where(short, size, low), torch.where(short, slope, low_slope)
+            high, high_slope = torch.where(short, high, size), torch.where(short, high_slope, slope)
+            # The secant's zero, kept off the ends lest a kink hold it back; doubled while nothing is too long.
+            share = (low_slope / (low_slope - high_slope)).clamp(0.1, 0.9)
+            between = low + share * (high - low)
+            size = torch.where(bad, torch.where(high.isinf(), 2 * size, between), size)
+            slope = origin + size * bend
+            for task, rows, margin, move in parts:
+                steps = margin + size[rows, None] * move
+                slope.index_add_(0, rows, (_slopes(task, steps) * move).sum(1))
+        return size
+
+    def keep(self, problems: Tensor) -> None:
+        """Drop the problems that `problems` does not name."""
+        place = problems.long().cumsum(0) - 1
+        self.coefficients, self.gradient = self.coefficients[problems], self.gradient[problems]
+        self.margins = [margin[problems[rows]] for (_, rows), margin in zip(self.logistic, self.margins, strict=True)]
+        self.quadratic = [(task, place[rows[problems[rows]]]) for task, rows in self.quadratic]
+        self.logistic = [(task, place[rows[problems[rows]]]) for task, rows in self.logistic]
+
+
+def _solved(factor: Tensor, right: Tensor) -> Tensor:
+    """Return ``(L L^T)^-1 b``; two triangular solves are several times faster here than `torch.cholesky_solve`."""
+    half = torch.linalg.solve_triangular(factor, right.unsqueeze(2), upper=False)
+    return torch.linalg.solve_triangular(factor.mT, half, upper=True).squeeze(2)
+
+
+def _slopes(task: TaskStatistics, margins: Tensor) -> Tensor:
+    return torch.sigmoid(-margins).mul_(-task.weight)
+
+
+def _wrong(share: Tensor) -> Tensor:
+    return (share < TOO_SHORT) | (share > TOO_LONG)

@@ -1,0 +1,247 @@
+"""The estimated model of every subset of tasks, and how it does on every task (Grad-TAG, section 3.2, algorithm 1).
+
+Training on a subset S is replaced by a regression on the projected gradients of its examples, with the base model's
+output as offset and no intercept of its own:
+
+    c(S) = argmin over c of  C * sum over t in S, i of t of  loss(output_i + g_i . c)  +  |c|^2 / 2
+
+with ``softplus(-(output + g . c))`` for logistic tasks and ``(output + g . c - label)^2 / 2`` for squared ones (with
+the half it is ridge regression with ``alpha = 1 / C``). A task's performance after training on S follows from its
+validation gradients, ``output + g . c(S)``, without a forward pass; `taskloom.affinity.forward_evaluate` runs one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from taskloom.affinity.metrics import Metric, metric_for, standard_error
+from taskloom.affinity.solver import TaskStatistics, bytes_a_subset, solve
+from taskloom.affinity.source import GradientSource, TaskGradients, check_source
+from taskloom.errors import did_you_mean
+
+__all__ = ["Estimates", "SubsetSurrogate"]
+
+Balance = Literal["sum", "tasks"]
+Scope = Literal["all", "members"]
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """How every task is estimated to do after training on each subset.
+
+    Attributes:
+        tasks: the columns.
+        subsets: the rows.
+        values: ``[subsets, tasks]``, the metric; with several sources the mean over them. NaN where not asked for.
+        stderr: ``[subsets, tasks]``, the standard error from the finite number of validation examples.
+        spread: ``[subsets, tasks]``, the standard deviation over the sources; None with one source.
+        metric: the metric's name. Higher is better, except for "loss" and "mse".
+    """
+
+    tasks: tuple[str, ...]
+    subsets: tuple[tuple[str, ...], ...]
+    values: Tensor
+    stderr: Tensor
+    spread: Tensor | None
+    metric: str
+
+    def rows(self) -> Iterator[tuple[str, tuple[str, ...], float, float]]:
+        """Yield ``(task, trained on, estimate, standard error)`` of everything that was asked for."""
+        asked = ~self.values.isnan()
+        for subset, values, errors, wanted in zip(
+            self.subsets, self.values.tolist(), self.stderr.tolist(), asked.tolist(), strict=True
+        ):
+            for task, value, error, want in zip(self.tasks, values, errors, wanted, strict=True):
+                if want:
+                    yield task, subset, value, error
+
+
+class SubsetSurrogate:
+    """Estimates of what training on any subset of a source's tasks would do.
+
+    Args:
+        source: the projected gradients; several sources of the same tasks (other projections, other checkpoints) are
+            fitted each on its own and their estimates averaged, with the spread reported (bagging).
+        C: the weight of the losses against ``|c|^2 / 2``, as in scikit-learn. The published value is 0.01.
+        balance: "sum": every example weighs the same; "tasks": every task does, whatever its size. Its examples are
+            weighted by the mean number of examples a task over its own number, so that `C` keeps its meaning.
+        tolerance: the norm of the gradient at the solution, as a share of the norm at zero.
+        max_steps: the most steps that a regression may take.
+        memory: the most memory (bytes) for the state of the subsets that are solved together. It does not include the
+            tasks' gradients and their ``[dimensions, dimensions]`` statistics.
+
+    Raises:
+        DataError: a task cannot be estimated (see `taskloom.affinity.source.check_source`).
+        ValueError: a setting is out of range, or the sources differ in tasks or dimensions.
+    """
+
+    def __init__(
+        self,
+        source: GradientSource | Sequence[GradientSource],
+        C: float = 0.01,  # noqa: N803  (scikit-learn's name)
+        *,
+        balance: Balance = "sum",
+        tolerance: float = 1e-8,
+        max_steps: int = 200,
+        memory: int = 2**29,
+    ) -> None:
+        self.sources: list[GradientSource] = list(source) if isinstance(source, Sequence) else [source]
+        if not self.sources:
+            raise ValueError("`source` must hold at least one source, found none")
+        if not 0 < C < float("inf"):
+            raise ValueError(f"`C` must be positive and finite, found {C}")
+        if balance not in ("sum", "tasks"):
+            raise ValueError(f"`balance` must be 'sum' or 'tasks', found {balance!r}")
+        first = self.sources[0]
+        self.tasks = tuple(first.tasks)
+        self.dimensions = first.dimensions
+        for number, other in enumerate(self.sources[1:], start=1):
+            if tuple(other.tasks) != self.tasks or other.dimensions != self.dimensions:
+                raise ValueError(
+                    f"`source` {number} has {len(other.tasks)} tasks in {other.dimensions} dimensions, source 0 has"
+                    f" {len(self.tasks)} in {self.dimensions}: all sources must have the same tasks, in the same order"
+                )
+        for each in self.sources:
+            check_source(each)
+        self.C, self.balance = C, balance
+        self.tolerance, self.max_steps, self.memory = tolerance, max_steps, memory
+        self._index = {task: position for position, task in enumerate(self.tasks)}
+        self._statistics = [self._task_statistics(each) for each in self.sources]
+
+    def _task_statistics(self, source: GradientSource) -> list[TaskStatistics]:
+        splits = [source.train(task) for task in self.tasks]
+        mean = sum(len(rows) for rows in splits) / len(splits)
+        weights = [self.C * (mean / len(rows) if self.balance == "tasks" else 1.0) for rows in splits]
+        return [
+            TaskStatistics.of(rows.gradients, rows.outputs, rows.labels, rows.loss, weight)
+            for rows, weight in zip(splits, weights, strict=True)
+        ]
+
+    def position(self, task: str) -> int:
+        """Return the column of a task."""
+        if task not in self._index:
+            raise ValueError(f"unknown task '{task}'.{did_you_mean(task, self.tasks)}")
+        return self._index[task]
+
+    def _positions(self, subsets: Sequence[Sequence[str]]) -> list[list[int]]:
+        positions = []
+        for number, subset in enumerate(subsets):
+            if isinstance(subset, str):
+                raise ValueError(f"`subsets` must hold sequences of tasks; number {number} is the text '{subset}'")
+            if not subset or len(set(subset)) != len(subset):
+                raise ValueError(f"`subsets` number {number} must name each of its tasks once, found {list(subset)}")
+            positions.append([self.position(task) for task in subset])
+        return positions
+
+    def _chunks(self, subsets: list[list[int]]) -> Iterator[slice]:
+        """Yield stretches of subsets whose state fits into `memory`; at least one subset each."""
+        sizes = [max(len(member[t].outputs) for member in self._statistics) for t in range(len(self.tasks))]
+        first, used = 0, 0
+        for number, subset in enumerate(subsets):
+            need = bytes_a_subset(self.dimensions, sum(sizes[task] for task in subset))
+            if used and used + need > self.memory:
+                yield slice(first, number)
+                first, used = number, 0
+            used += need
+        if subsets:
+            yield slice(first, len(subsets))
+
+    def fit(self, subsets: Sequence[Sequence[str]], start: Tensor | None = None) -> Tensor:
+        """Return the estimated change of the model for each subset, in projected coordinates.
+
+        Args:
+            subsets: the tasks of each subset.
+            start: coefficients to start from, shaped as the answer, such as those of slightly smaller subsets.
+
+        Returns:
+            ``[subsets, dimensions]`` float64, or ``[sources, subsets, dimensions]`` with several sources.
+
+        Raises:
+            ValueError: a subset is empty or names a task twice or an unknown one; `start` has another shape.
+            RuntimeError: a regression has not converged in `max_steps`.
+        """
+        positions = self._positions(subsets)
+        shape = (len(self.sources), len(positions), self.dimensions)
+        if start is not None:
+            if start.shape != (shape if len(self.sources) > 1 else shape[1:]):
+                raise ValueError(f"`start` must be shaped as the answer, {list(shape)}, found {list(start.shape)}")
+            start = start.double().reshape(shape)
+        coefficients = torch.empty(shape, dtype=torch.float64)
+        for member, statistics in enumerate(self._statistics):
+            for chunk in self._chunks(positions):
+                begin = None if start is None else start[member, chunk]
+                solution = solve(statistics, positions[chunk], begin, self.tolerance, self.max_steps)
+                stuck = (solution.excess > 1).nonzero().flatten().tolist()
+                if stuck:
+                    name = ", ".join(self.tasks[task] for task in positions[chunk][stuck[0]])
+                    raise RuntimeError(
+                        f"The regressions of {len(stuck)} subsets have not converged in {self.max_steps} steps; the"
+                        f" first is of the tasks {name}, whose gradient is {float(solution.excess[stuck[0]]):.3g} times"
+                        " what `tolerance` allows. Use a smaller `C`, more `max_steps` or a larger `tolerance`."
+                    )
+                coefficients[member, chunk] = solution.coefficients
+        return coefficients if len(self.sources) > 1 else coefficients[0]
+
+    def evaluate(self, coefficients: Tensor, metric: str = "loss") -> Tensor:
+        """Return ``[subsets, tasks]``, each task's metric on its validation examples, linearised; no forward pass.
+
+        Args:
+            coefficients: as returned by `fit`.
+            metric: "loss" (mean log-loss or squared error), "accuracy" (positive margins), "f1" and "mcc" (of class 1),
+                "mse", "pearson", or "auto": accuracy for logistic and Pearson's correlation for squared tasks.
+
+        Raises:
+            ValueError: the metric does not suit a task; the message names it.
+        """
+        return self._scores(coefficients, metric, None)[0]
+
+    def estimate(self, subsets: Sequence[Sequence[str]], metric: str = "loss", scope: Scope = "all") -> Estimates:
+        """Fit some subsets and evaluate them on every task, or (``scope="members"``) on the tasks that each holds."""
+        if scope not in ("all", "members"):
+            raise ValueError(f"`scope` must be 'all' or 'members', found {scope!r}")
+        named = tuple(tuple(subset) for subset in subsets)
+        positions = self._positions(named)
+        values, errors, spread = self._scores(self.fit(named), metric, positions if scope == "members" else None)
+        return Estimates(self.tasks, named, values, errors, spread if len(self.sources) > 1 else None, metric)
+
+    def _scores(
+        self, coefficients: Tensor, metric: str, members: list[list[int]] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return values, standard errors and spread; where `members` does not hold a task, NaN."""
+        shape = (len(self.sources), coefficients.shape[-2], self.dimensions)
+        if coefficients.shape != (shape if len(self.sources) > 1 else shape[1:]):
+            raise ValueError(f"`coefficients` must be as `fit` returns them, found shape {list(coefficients.shape)}")
+        coefficients = coefficients.double().reshape(shape)
+        scores = torch.full((3, shape[1], len(self.tasks)), torch.nan, dtype=torch.float64)
+        if members is None:
+            holders = [torch.arange(shape[1])] * len(self.tasks)
+        else:
+            listed: list[list[int]] = [[] for _ in self.tasks]
+            for number, subset in enumerate(members):
+                for task in subset:
+                    listed[task].append(number)
+            holders = [torch.tensor(numbers, dtype=torch.long) for numbers in listed]
+        for task, name in enumerate(self.tasks):
+            splits = [source.validation(name) for source in self.sources]
+            measure = metric_for(metric, name, splits[0])
+            step = max(1, self.memory // (64 * len(splits[0])))
+            for rows in holders[task].split(step):
+                scores[:, rows, task] = self._task_scores(splits, measure, coefficients[:, rows])
+        return scores[0], scores[1], scores[2]
+
+    @staticmethod
+    def _task_scores(splits: list[TaskGradients], measure: Metric, coefficients: Tensor) -> Tensor:
+        """Return ``[3, subsets]``: value, standard error and spread of one task."""
+        values, influences = [], torch.zeros(())
+        for split, change in zip(splits, coefficients, strict=True):
+            outputs = torch.addmm(split.outputs.double(), change, split.gradients.double().T)
+            value, influence = measure(outputs, split.labels.double())
+            values.append(value)
+            # The sources look at the same examples: their influences average, and errors that they share stay.
+            influences = influences + influence / len(splits)
+        members = torch.stack(values)
+        spread = members.std(0) if len(values) > 1 else torch.zeros_like(members[0])
+        return torch.stack([members.mean(0), standard_error(influences), spread])
