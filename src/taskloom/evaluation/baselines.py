@@ -35,6 +35,8 @@ def _constant_predictions(kind: str, train_targets: Sequence[Any], dev_targets: 
         constant = ""
     elif kind == "regression":
         constant = fmean(train_targets)
+    elif kind == "text2text":
+        constant = _most_frequent(target if isinstance(target, str) else target[0] for target in train_targets)
     else:
         constant = _most_frequent(train_targets)
     return [constant] * len(dev_targets)

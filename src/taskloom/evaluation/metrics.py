@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from taskloom.errors import did_you_mean
+from taskloom.errors import UserError, did_you_mean
 from taskloom.evaluation.answers import exact_match, token_f1
 from taskloom.evaluation.entities import entity_f1
 
@@ -114,6 +114,32 @@ def mean_token_f1(predictions: Sequence[str], targets: Sequence[Sequence[str]]) 
     return fmean(token_f1(found, golds) for found, golds in zip(predictions, targets, strict=True))
 
 
+def rouge1(predictions: Sequence[str], targets: Sequence[Sequence[str]]) -> float:
+    """The mean F-measure of shared words (stemmed), against the best gold answer."""
+    return _rouge("rouge1", predictions, targets)
+
+
+def rouge2(predictions: Sequence[str], targets: Sequence[Sequence[str]]) -> float:
+    """The mean F-measure of shared word pairs (stemmed), against the best gold answer."""
+    return _rouge("rouge2", predictions, targets)
+
+
+def rouge_l(predictions: Sequence[str], targets: Sequence[Sequence[str]]) -> float:
+    """The mean F-measure of the longest common subsequence of words (stemmed), against the best gold answer."""
+    return _rouge("rougeL", predictions, targets)
+
+
+def _rouge(name: str, predictions: Sequence[str], targets: Sequence[Sequence[str]]) -> float:
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError:
+        raise UserError(f"metrics: {name} needs rouge-score: pip install rouge-score") from None
+    scorer = RougeScorer([name], use_stemmer=True)
+    return fmean(
+        scorer.score_multi(golds, found)[name].fmeasure for found, golds in zip(predictions, targets, strict=True)
+    )
+
+
 def perplexity(losses: ArrayLike, token_counts: ArrayLike) -> float:
     """Return exp(mean negative log-likelihood a token), all texts together; infinite if it overflows."""
     mean = np.average(np.asarray(losses, dtype=np.float64), weights=np.asarray(token_counts))
@@ -133,7 +159,13 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
     "regression": {"pearson": pearson, "spearman": spearman},
     "token": {"token_accuracy": token_accuracy, "entity_f1": entity_f1},
     "span": {"exact_match": mean_exact_match, "token_f1": mean_token_f1},
-    "text2text": {"exact_match": mean_exact_match, "token_f1": mean_token_f1},
+    "text2text": {
+        "exact_match": mean_exact_match,
+        "token_f1": mean_token_f1,
+        "rouge1": rouge1,
+        "rouge2": rouge2,
+        "rougeL": rouge_l,
+    },
     "lm": {"perplexity": perplexity},
 }
 
@@ -170,7 +202,7 @@ def _in_the_metrics_form(task: "Task", predictions: Sequence[Any], targets: Sequ
         case "span":
             return predictions, [answers["text"] for answers in targets]
         case "text2text":
-            return predictions, [[text] for text in targets]
+            return predictions, [[target] if isinstance(target, str) else target for target in targets]
         case _:
             return predictions, targets
 

@@ -35,11 +35,18 @@ def make_paths_absolute(source: RecipeSource) -> None:
 
 def _task_paths(task: dict[str, Any], location: Location, source: RecipeSource, has_data_dir: bool) -> None:
     dataset, path, splits = task.get("dataset"), task.get("path"), task.get("splits")
+    if isinstance(templates := task.get("templates"), str) and templates.endswith((".yaml", ".yml")):
+        task["templates"] = str(_absolute(templates, _base(source, (*location, "templates"))))
+    if isinstance(task.get("source"), dict):
+        _task_paths(task["source"], (*location, "source"), source, has_data_dir)
     if isinstance(dataset, str):
         folder = _absolute(dataset, _base(source, (*location, "dataset")))
         task["dataset"] = str(folder) if folder.is_dir() else dataset
     if has_data_dir:
         return
+    if isinstance(pattern := task.get("natural_instructions"), str):
+        base = _base(source, (*location, "natural_instructions"))
+        task["natural_instructions"] = str(base / Path(pattern).expanduser())
     if isinstance(path, str):
         task["path"] = str(_absolute(path, _base(source, (*location, "path"))))
     if dataset is None and isinstance(splits, dict):

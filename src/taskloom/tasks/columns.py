@@ -59,9 +59,16 @@ class InputsReader:
     """
 
     def __init__(self, task: Task) -> None:
+        self._instruction = task.instruction
+        self._template = None
         self._texts = [_TextReader(template, task) for template in task.inputs]
         self._holds_words = task.kind == "token"
         self.columns = [column for text in self._texts for column in text.columns]
+        if task.template is not None:
+            from taskloom.tasks.templates import RowTemplate
+
+            self._template = RowTemplate(task)
+            self.columns = self._template.columns
 
     def __call__(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the texts.
@@ -73,7 +80,10 @@ class InputsReader:
             (column,) = self.columns
             name = column.paths[0]
             return tuple(as_text(word, name) for word in as_words(column(row), name))
-        return tuple(text(row) for text in self._texts)
+        if self._template is not None:
+            return (self._instruction + self._template.prompt(row),)
+        first, *others = (text(row) for text in self._texts)
+        return (self._instruction + first, *others)
 
 
 class _TextReader:

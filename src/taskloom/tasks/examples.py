@@ -18,8 +18,9 @@ from taskloom.tasks.columns import (
 from taskloom.tasks.files import Table, Unit, place
 from taskloom.tasks.targets import target_parser
 from taskloom.tasks.task import Task, spell
+from taskloom.tasks.templates import RowTemplate
 
-__all__ = ["Examples", "derive_labels", "examples_from_inputs", "read_examples", "read_inputs"]
+__all__ = ["Examples", "choices_reader", "derive_labels", "examples_from_inputs", "read_examples", "read_inputs"]
 
 #: Benchmarks that keep the targets of their test split to themselves publish one of these instead.
 HIDDEN_TARGETS = (None, -1, "-1")
@@ -34,10 +35,12 @@ class Examples:
     Attributes:
         texts: An example's texts in the order of `Task.inputs`; of a token task, its words.
         targets: By kind: class index (classification), number (regression), class index of each word (token),
-            ``{"text": [...], "answer_start": [...]}`` (span), text (text2text). None where the split has none.
+            ``{"text": [...], "answer_start": [...]}`` (span), text or list of right texts (text2text). None where the
+            split has none.
         lines: Line (or record, or row) of each example, counted from 1.
         source: File or data set.
         unit: What `lines` counts.
+        choices: Of a text2text task with choices, the answers that each example may have; otherwise None.
     """
 
     texts: list[tuple[str, ...]]
@@ -45,6 +48,7 @@ class Examples:
     lines: list[int]
     source: str
     unit: Unit = "line"
+    choices: list[tuple[str, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -60,6 +64,7 @@ class Examples:
             texts=[self.texts[index] for index in indices],
             targets=None if self.targets is None else [self.targets[index] for index in indices],
             lines=[self.lines[index] for index in indices],
+            choices=None if self.choices is None else [self.choices[index] for index in indices],
         )
 
 
@@ -77,12 +82,21 @@ def read_examples(task: Task, table: Table, split: str) -> Examples:
         DataError: The split is empty, a column is missing, or a text or target is not what the task declares.
     """
     rows = _Rows(task, table)
+    if task.template is not None:
+        rows.keep_wanted()
+    return _read(task, rows, split)
+
+
+def _read(task: Task, rows: "_Rows", split: str, with_targets: bool = True) -> Examples:
+    table = rows.table
     if not rows.records:
         raise DataError(
             f"{table.source}: the split '{split}' of task '{task.name}' is empty; expected at least one example"
         )
     texts = _read_texts(task, rows)
-    return Examples(texts, _read_targets(task, rows, texts, split), rows.numbers, table.source, table.unit)
+    targets = _read_targets(task, rows, texts, split) if with_targets else None
+    choices = rows.map(choices_reader(task), rows.records) if task.ranks else None
+    return Examples(texts, targets, rows.numbers, table.source, table.unit, choices)
 
 
 def derive_labels(task: Task, table: Table) -> tuple[str, ...]:
@@ -125,15 +139,18 @@ def examples_from_inputs(
         DataError: There are no inputs, or one lacks a column or has the wrong number of texts.
     """
     reader = InputsReader(task)
-    texts = []
+    read_choices = choices_reader(task) if task.ranks else None
+    texts, choices = [], []
     for number, given in enumerate(inputs, start=1):
         try:
             texts.append(reader(given) if isinstance(given, Mapping) else _given_texts(task, given))
+            if read_choices is not None:
+                choices.append(read_choices(given if isinstance(given, Mapping) else {}))
         except ValueError as failure:
             raise DataError(f"{source}, record {number}: {failure} (task '{task.name}')") from None
     if not texts:
         raise DataError(f"{source}: there are no inputs for task '{task.name}'")
-    return Examples(texts, None, list(range(1, len(texts) + 1)), source, "record")
+    return Examples(texts, None, list(range(1, len(texts) + 1)), source, "record", choices or None)
 
 
 def read_inputs(task: Task, table: Table) -> Examples:
@@ -143,8 +160,39 @@ def read_inputs(task: Task, table: Table) -> Examples:
         DataError: The file is empty or lacks a column.
     """
     flat = not (table.rows and all(has_path(table.rows[0][1], path) for path in task.explode[:1]))
-    without_target = task.model_copy(update={"target": None, "explode": () if flat else task.explode})
-    return read_examples(without_target, table, "input")
+    task = task.model_copy(update={"explode": ()}) if flat else task
+    return _read(task, _Rows(task, table), "input", with_targets=False)
+
+
+def choices_reader(task: Task) -> Callable[[Mapping[str, Any]], tuple[str, ...]]:
+    """Return the function that reads from a row the answers that an example of a ranked task may have.
+
+    It raises a `ValueError` that names the column if the row lacks it, or if there are fewer than two answers.
+    """
+    if isinstance(task.choices, str):
+        column = ColumnReader(task.choices, task)
+        name = column.paths[0]
+        return lambda row: _at_least_two(
+            [as_text(text, name) for text in _listed(column(row), name)], f"field '{name}'"
+        )
+    if task.answer_choices is not None:
+        template = RowTemplate(task)
+        return lambda row: _at_least_two(template.choices(row) or (), "answer_choices")
+    fixed = _at_least_two(task.choices or tuple((task.answers or {}).values()), "choices")
+    return lambda _: fixed
+
+
+def _listed(value: Any, name: str) -> list[str]:
+    if not isinstance(value, list):
+        raise ValueError(f"the field '{name}' holds {value!r}, expected a list of answers to choose from")
+    return [as_text(text, name) for text in value]
+
+
+def _at_least_two(texts: Sequence[str], where: str) -> tuple[str, ...]:
+    distinct = tuple(dict.fromkeys(texts))
+    if len(distinct) < 2:
+        raise ValueError(f"the {where} holds {len(distinct)} answer to choose from, expected at least two")
+    return distinct
 
 
 class _Rows:
@@ -156,6 +204,21 @@ class _Rows:
         self.table = table
         self.numbers = [number for number, _ in rows]
         self.records = [record for _, record in rows]
+
+    def keep_wanted(self) -> None:
+        """Drop the rows for which the task's template gives no prompt or, where the target is known, no answer."""
+        template = RowTemplate(self.task)
+        if self.records:
+            self.require(template.columns, "template")
+        column = ColumnReader(self.task.target, self.task) if self.task.target is not None else None
+
+        def left_out(record: dict[str, Any]) -> bool:
+            known = column is not None and not _is_hidden(column, record)
+            return template.leaves_out(record, with_answer=self.task.kind == "text2text" and known)
+
+        kept = [index for index, out in enumerate(self.map(left_out, self.records)) if not out]
+        self.numbers = [self.numbers[index] for index in kept]
+        self.records = [self.records[index] for index in kept]
 
     def require(self, columns: Iterable[ColumnReader], field: str) -> None:
         """Report a column that even the first row lacks as one that the file does not have."""
@@ -193,6 +256,8 @@ def _read_targets(task: Task, rows: _Rows, texts: list[tuple[str, ...]], split: 
     column = ColumnReader(task.target, task)
     if split.startswith("test") and all(_is_hidden(column, record) for record in rows.records):
         return None
+    if task.template is not None and task.kind == "text2text":
+        return rows.map(RowTemplate(task).answer, rows.records)
     rows.require([column], "target")
     return rows.map(target_parser(task, column.paths[0]), rows.map(column, rows.records), texts)
 
@@ -211,6 +276,7 @@ def _given_texts(task: Task, given: str | Sequence[str]) -> tuple[str, ...]:
         texts = as_words(given, task.inputs[0])
     else:
         texts = [given] if isinstance(given, str) else list(given)
-        if len(texts) != len(task.inputs):
-            raise ValueError(f"found {len(texts)} texts, expected {len(task.inputs)} ({', '.join(task.inputs)})")
+        expected = task.inputs or ("the whole prompt",)
+        if len(texts) != len(expected):
+            raise ValueError(f"found {len(texts)} texts, expected {len(expected)} ({', '.join(expected)})")
     return tuple(as_text(text, "text") for text in texts)

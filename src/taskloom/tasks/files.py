@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from taskloom.errors import DataError, did_you_mean
 
-__all__ = ["EXTENSIONS", "Row", "Table", "Unit", "place", "read_table", "require_file"]
+__all__ = ["EXTENSIONS", "Row", "Table", "Unit", "instances", "place", "read_table", "require_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +64,7 @@ def read_table(
     quoting: bool = True,
     names: Sequence[str] | None = None,
     malformed_rows: Literal["error", "skip"] = "error",
+    records_key: str | None = None,
 ) -> Table:
     """Read a file whose extension is one of `EXTENSIONS`; text is UTF-8, with or without a byte order mark.
 
@@ -73,6 +74,7 @@ def read_table(
         quoting: Whether CSV and TSV fields may be quoted with ``"``.
         names: Column names of a CSV or TSV file that has no header line.
         malformed_rows: "skip" leaves out CSV and TSV rows with a wrong number of fields, and logs how many.
+        records_key: Key of the list that holds a JSON file's records; by default the file is that list.
 
     Raises:
         DataError: The file is missing, of an unknown format, not UTF-8 or malformed.
@@ -85,7 +87,7 @@ def read_table(
     if extension in (".jsonl", ".ndjson"):
         return _read_json_lines(path)
     if extension == ".json":
-        return _read_json(path)
+        return _read_json(path, records_key)
     if extension == ".parquet":
         return _read_parquet(path)
     raise DataError(f"{path}: unknown file format '{extension}'; use one of {', '.join(EXTENSIONS)}")
@@ -197,7 +199,14 @@ def _read_json_lines(path: Path) -> Table:
     return Table(str(path), "line", tuple(rows[0][1]) if rows else (), rows)
 
 
-def _read_json(path: Path) -> Table:
+def _records_at(content: Any, key: str, path: Path) -> list[Any]:
+    found = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(found, list):
+        raise DataError(f"{path}: the field '{key}', which `records` names, must hold the list of examples")
+    return found
+
+
+def _read_json(path: Path, records_key: str | None) -> Table:
     try:
         content = json.loads(_read_text(path))
     except json.JSONDecodeError as failure:
@@ -207,6 +216,8 @@ def _read_json(path: Path) -> Table:
         ) from None
     if _is_squad(content):
         records = list(_squad_records(content, path))
+    elif records_key is not None:
+        records = _records_at(content, records_key, path)
     else:
         records = content if isinstance(content, list) else [content]
     rows: list[Row] = []
@@ -243,6 +254,30 @@ def _squad_records(content: dict[str, Any], path: Path) -> Iterator[dict[str, An
                     }
         except KeyError as failure:
             raise DataError(f"{path}: article {number} lacks the field {failure} of SQuAD's format") from None
+
+
+def instances(content: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """Return the checked instances of a Natural-Instructions file, ``{"input": text, "output": [texts], ...}`` each.
+
+    Raises:
+        DataError: there are none, or one lacks a field or holds something else in it; the message says which.
+    """
+    found = content["Instances"]
+    if not isinstance(found, list) or not found:
+        raise DataError(f"{path}: the field 'Instances' holds {found!r:.60}, expected a list of examples")
+    for number, instance in enumerate(found, start=1):
+        place = f"{path}, record {number} of 'Instances'"
+        if not isinstance(instance, dict):
+            raise DataError(f"{place}: found {_json_type(instance)}, expected an object")
+        for name in ("input", "output"):
+            if name not in instance:
+                raise DataError(f"{place}: the field '{name}' is missing")
+        if not isinstance(instance["input"], str):
+            raise DataError(f"{place}: the field 'input' holds {_json_type(instance['input'])}, expected a string")
+        outputs = instance["output"]
+        if not isinstance(outputs, list) or not outputs or not all(isinstance(output, str) for output in outputs):
+            raise DataError(f"{place}: the field 'output' holds {outputs!r:.60}, expected a list of strings")
+    return found
 
 
 def _read_parquet(path: Path) -> Table:

@@ -90,6 +90,8 @@ def _table(task: Task, rows: datasets.Dataset, source: str) -> Table:
     columns = InputsReader(task).columns
     if task.target is not None:
         columns.append(ColumnReader(task.target, task))
+    if isinstance(task.choices, str):
+        columns.append(ColumnReader(task.choices, task))
     wanted = {path for column in columns for path in column.paths} | set(task.explode)
     wanted |= {path.partition(".")[0] for path in wanted}
     kept = rows.select_columns([name for name in rows.column_names if name in wanted])

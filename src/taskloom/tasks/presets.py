@@ -14,11 +14,20 @@ import yaml
 
 from taskloom.errors import DataError, did_you_mean
 from taskloom.tasks.files import require_file
+from taskloom.tasks.instructions import (
+    is_suite,
+    list_suites,
+    natural_instructions,
+    suite_of_preset,
+    template_source,
+    templated_tasks,
+)
 from taskloom.tasks.task import Task, task_from_mapping
 
 __all__ = ["TaskSpec", "list_presets", "resolve_tasks"]
 
-#: A preset id ("glue/rte"), the path of a YAML file, ``{"preset": id, field: value, ...}``, all fields, or a `Task`.
+#: A preset id ("glue/rte"), the path of a YAML file, ``{"preset": id, field: value, ...}``, all fields, or a `Task`;
+#: or a suite of instructions (see `taskloom.tasks.instructions`).
 TaskSpec = str | Mapping[str, Any] | Task
 
 Layout = Literal["hub", "folder"]
@@ -30,13 +39,16 @@ def list_presets() -> list[tuple[str, str]]:
     return [(preset, fields["description"]) for preset, fields in _presets().items()]
 
 
-def resolve_tasks(specs: Iterable[TaskSpec], base_dir: Path, has_data_dir: bool) -> list[tuple[Task, Path]]:
+def resolve_tasks(
+    specs: Iterable[TaskSpec], base_dir: Path, has_data_dir: bool, data_dir: Path | None = None
+) -> list[tuple[Task, Path]]:
     """Return each task that `specs` name, with the folder that its relative paths start from.
 
     Args:
         specs: What the user wrote.
         base_dir: Folder that relative paths in `specs` start from; the tasks of a YAML file start from its folder.
         has_data_dir: Whether presets are to be read from a data folder in the benchmark's layout, not the hub.
+        data_dir: That folder, where the files of instruction suites are looked up.
 
     Raises:
         DataError: A preset or file does not exist, or a task is not declared rightly.
@@ -48,7 +60,9 @@ def resolve_tasks(specs: Iterable[TaskSpec], base_dir: Path, has_data_dir: bool)
         if isinstance(spec, Task):
             resolved.append((spec, base_dir))
         elif isinstance(spec, str) and spec.endswith((".yaml", ".yml")):
-            resolved.extend(_resolve_file(base_dir / spec, has_data_dir))
+            resolved.extend(_resolve_file(base_dir / spec, has_data_dir, data_dir))
+        elif isinstance(spec, (str, Mapping)) and (suite := _as_suite(spec)) is not None:
+            resolved.extend(_resolve_suite(suite, base_dir, has_data_dir, data_dir, f"task {number}"))
         elif isinstance(spec, str):
             resolved.append((_resolve_preset({"preset": spec}, has_data_dir, f"task {number}"), base_dir))
         elif isinstance(spec, Mapping) and "preset" in spec:
@@ -62,14 +76,30 @@ def resolve_tasks(specs: Iterable[TaskSpec], base_dir: Path, has_data_dir: bool)
     return resolved
 
 
-def _resolve_file(path: Path, has_data_dir: bool) -> list[tuple[Task, Path]]:
+def _as_suite(spec: str | Mapping[str, Any]) -> Mapping[str, Any] | None:
+    return spec if isinstance(spec, Mapping) and is_suite(spec) else suite_of_preset(spec)
+
+
+def _resolve_suite(
+    suite: Mapping[str, Any], base_dir: Path, has_data_dir: bool, data_dir: Path | None, where: str
+) -> list[tuple[Task, Path]]:
+    if "natural_instructions" in suite:
+        return [(task, base_dir) for task in natural_instructions(suite, base_dir, data_dir, where)]
+    sources = resolve_tasks([template_source(suite, base_dir)], base_dir, has_data_dir, data_dir)
+    if len(sources) != 1:
+        raise DataError(f"{where}: `source` must be one task, found {len(sources)}")
+    ((source, source_base),) = sources
+    return [(task, source_base) for task in templated_tasks(suite, source, base_dir)]
+
+
+def _resolve_file(path: Path, has_data_dir: bool, data_dir: Path | None) -> list[tuple[Task, Path]]:
     require_file(path)
     content = _read_yaml(path.read_text("utf-8"), str(path))
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected the fields of a task or a list under the key `tasks`")
     if "tasks" in content:
-        return resolve_tasks(content["tasks"] or [], path.parent, has_data_dir)
-    return resolve_tasks([content], path.parent, has_data_dir)
+        return resolve_tasks(content["tasks"] or [], path.parent, has_data_dir, data_dir)
+    return resolve_tasks([content], path.parent, has_data_dir, data_dir)
 
 
 def _resolve_preset(spec: Mapping[str, Any], has_data_dir: bool, where: str) -> Task:
@@ -79,7 +109,7 @@ def _resolve_preset(spec: Mapping[str, Any], has_data_dir: bool, where: str) -> 
     presets = _presets()
     if preset not in presets:
         raise DataError(
-            f"{where}: unknown task '{preset}'.{did_you_mean(str(preset), presets)} "
+            f"{where}: unknown task '{preset}'.{did_you_mean(str(preset), _known_presets())} "
             "`taskloom tasks` lists the presets; own tasks are given as a .yaml file or by their fields"
         )
     if "dataset" in overrides:
@@ -95,6 +125,10 @@ def _resolve_preset(spec: Mapping[str, Any], has_data_dir: bool, where: str) -> 
         folder = PurePosixPath(overrides.pop("path"))
         fields["splits"] = {split: str(folder / PurePosixPath(file).name) for split, file in fields["splits"].items()}
     return task_from_mapping(fields | overrides, f"{where} (preset {preset})")
+
+
+def _known_presets() -> list[str]:
+    return [*_presets(), *(suite for suite, _ in list_suites())]
 
 
 @cache

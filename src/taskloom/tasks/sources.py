@@ -2,13 +2,18 @@
 
 import logging
 import os
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from taskloom.errors import DataError
 from taskloom.tasks.files import EXTENSIONS, Table, read_table, require_file
 from taskloom.tasks.task import Task
 
-__all__ = ["read_splits"]
+__all__ = ["forget_files", "read_splits"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +43,69 @@ def read_splits(task: Task, base_dir: Path, data_dir: Path | None) -> tuple[dict
 
         folder = _anchored(task, Path(task.dataset), base_dir, data_dir)
         return read_dataset(task, folder if folder.is_dir() else None)
+    if task.divide is not None:
+        path = _anchored(task, Path(task.path or ""), base_dir, data_dir)
+        table = _read_once(task, path, "train")
+        return dict.fromkeys(task.divide, str(task.path)), divide(table, task.divide, task.divide_seed)
     splits = task.splits or _discover(task, base_dir, data_dir)
     tables = {}
     for split, file in splits.items():
         path = _anchored(task, Path(task.path or "", file), base_dir, data_dir)
         if split in task.optional_splits and not path.is_file():
-            logger.warning("task '%s' has no %s split: there is no file %s", task.name, split, path)
+            if (split, path) not in _missing:
+                logger.warning("task '%s' has no %s split: there is no file %s", task.name, split, path)
+            _missing.add((split, path))
             continue
-        tables[split] = read_table(
-            path,
-            delimiter=task.delimiter,
-            quoting=task.quoting,
-            names=_header(task, split),
-            malformed_rows=task.malformed_rows,
-        )
+        tables[split] = _read_once(task, path, split)
     return splits, tables
+
+
+def forget_files() -> None:
+    """Free what `read_splits` has kept for further tasks of the same suite."""
+    _read_file.cache_clear()
+    _missing.clear()
+
+
+#: Missing optional files that were warned of: forty templates of one data set need no forty warnings.
+_missing: set[tuple[str, Path]] = set()
+
+
+def _read_once(task: Task, path: Path, split: str) -> Table:
+    """Read a file, or return it as read for the task before: the templates of a suite share their data."""
+    return _read_file(path, task.delimiter, task.quoting, _header(task, split), task.malformed_rows, task.records)
+
+
+@lru_cache(maxsize=8)
+def _read_file(
+    path: Path,
+    delimiter: str | None,
+    quoting: bool,
+    names: tuple[str, ...] | None,
+    malformed_rows: Literal["error", "skip"],
+    records: str | None,
+) -> Table:
+    return read_table(
+        path, delimiter=delimiter, quoting=quoting, names=names, malformed_rows=malformed_rows, records_key=records
+    )
+
+
+def divide(table: Table, shares: Mapping[str, float], seed: int) -> dict[str, Table]:
+    """Divide the rows at random into splits of about the given shares, at least one row each, in the file's order.
+
+    Raises:
+        DataError: there are fewer rows than splits.
+    """
+    count = len(table.rows)
+    if count < len(shares):
+        raise DataError(f"{table.source}: cannot divide {count} examples into {', '.join(shares)}; give more examples")
+    order = random.Random(seed).sample(range(count), count)
+    names = sorted(shares, key=lambda name: shares[name])  # the largest takes what rounding leaves
+    tables = {}
+    for name in names:
+        size = count if name == names[-1] else max(1, round(shares[name] * count))
+        chosen, order = sorted(order[:size]), order[size:]
+        tables[name] = replace(table, rows=[table.rows[index] for index in chosen])
+    return {name: tables[name] for name in shares}
 
 
 def _header(task: Task, split: str) -> tuple[str, ...] | None:

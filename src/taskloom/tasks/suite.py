@@ -12,7 +12,7 @@ from taskloom.tasks.archives import is_archive, unpack
 from taskloom.tasks.examples import Examples, derive_labels, examples_from_inputs, read_examples, read_inputs
 from taskloom.tasks.files import read_table, require_file
 from taskloom.tasks.presets import TaskSpec, resolve_tasks
-from taskloom.tasks.sources import read_splits
+from taskloom.tasks.sources import forget_files, read_splits
 from taskloom.tasks.task import LABELLED_KINDS, Task
 
 if TYPE_CHECKING:
@@ -79,21 +79,25 @@ class TaskSuite:
         cache = cache_folder(cache_dir)
         limits = limits or {}
         _check_limits(limits)
-        resolved = resolve_tasks(specs, Path(base_dir or "."), data_dir is not None)
+        folder = None if data_dir is None else Path(data_dir).expanduser()
+        resolved = resolve_tasks(specs, Path(base_dir or "."), folder is not None, folder)
         if not resolved:
             raise DataError("there are no tasks: list at least one under `tasks`, for example glue/rte")
         _refuse_repeated_names([task for task, _ in resolved])
         _check_metrics([task for task, _ in resolved])
-        root = None if data_dir is None else _data_root(Path(data_dir).expanduser(), resolved, cache)
+        root = None if folder is None else _data_root(folder, resolved, cache)
 
         tasks: list[Task] = []
         examples: dict[tuple[str, str], Examples] = {}
-        for declared, base in resolved:
-            task, splits = _read_task(declared, base, root)
-            tasks.append(task)
-            for split, read in splits.items():
-                limit = limits.get(split, limits.get(split.split("_")[0]))
-                examples[task.name, split] = _limited(read, limit, f"{seed}/{task.name}/{split}")
+        try:
+            for declared, base in resolved:
+                task, splits = _read_task(declared, base, root)
+                tasks.append(task)
+                for split, read in splits.items():
+                    limit = limits.get(split, limits.get(split.split("_")[0]))
+                    examples[task.name, split] = _limited(read, limit, f"{seed}/{task.name}/{split}")
+        finally:
+            forget_files()
         return cls(tasks, examples, cache)
 
     def __len__(self) -> int:

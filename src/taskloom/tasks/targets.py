@@ -1,37 +1,68 @@
 """What the target column of a row may hold, by kind of task, and what it becomes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from taskloom.errors import did_you_mean
 from taskloom.tasks.columns import as_text, as_words
 from taskloom.tasks.task import Task, spell
 
-__all__ = ["target_parser"]
+__all__ = ["accepted", "target_parser"]
 
 #: Takes the value of a target column and the example's texts.
 TargetParser = Callable[[Any, tuple[str, ...]], Any]
+
+
+def accepted(target: str | Sequence[str]) -> Sequence[str]:
+    """Return the texts that count as right for a text2text example, the one to train on first."""
+    return [target] if isinstance(target, str) else target
 
 
 def target_parser(task: Task, name: str) -> TargetParser:
     """Return the function that turns a value of the target column `name` into the target of an example.
 
     The function returns a class index (classification), a number (regression), a list of class indices
-    (token), ``{"text": [...], "answer_start": [...]}`` (span) or a text (text2text). It raises a `ValueError`
-    whose message says what was found and what was expected.
+    (token), ``{"text": [...], "answer_start": [...]}`` (span), a text or a list of right texts (text2text). It
+    raises a `ValueError` whose message says what was found and what was expected.
     """
     if task.kind == "regression":
         return lambda value, _: _number(value, name)
     if task.kind == "span":
         return lambda value, texts: _answers(value, texts[1], name)
     if task.kind == "text2text":
-        return lambda value, _: as_text(value, name)
+        answers = task.answers
+        if answers is None:
+            return lambda value, _: _texts(value, name)
+        if task.labels:
+            answers = dict(
+                zip(task.label_values or task.labels, (answers[label] for label in task.labels), strict=True)
+            )
+        return lambda value, _: _verbalised(value, answers, name)
 
     indices = {value: index for index, value in enumerate(task.label_values or task.labels or ())}
     if task.kind == "token":
         return lambda value, words: _tags(value, words, indices, name)
     return lambda value, _: _class_index(value, indices, name)
+
+
+def _texts(value: Any, name: str) -> str | list[str]:
+    """Return a text, or the texts of a list: any of them is a right answer, and the first is trained on."""
+    if not isinstance(value, list):
+        return as_text(value, name)
+    if not value:
+        raise ValueError(f"the field '{name}' holds an empty list, expected at least one text")
+    return [as_text(text, name) for text in value]
+
+
+def _verbalised(value: Any, answers: dict[str, str], name: str) -> str:
+    spelled = as_text(value, name)
+    if spelled not in answers:
+        raise ValueError(
+            f"'{spelled}' in the field '{name}' has no text among the answers ({', '.join(answers)})."
+            f"{did_you_mean(spelled, answers)}"
+        )
+    return answers[spelled]
 
 
 def _class_index(value: Any, indices: dict[str, int], name: str) -> int:

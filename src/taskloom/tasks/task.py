@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from taskloom.errors import DataError, did_you_mean
 
@@ -82,6 +82,31 @@ class Task(BaseModel):
     )
     metrics: tuple[str, ...] = Field(default=(), description="Metrics of the dev splits; by kind if not given.")
 
+    instruction: str = Field(default="", description="Text that stands before the first input of every example.")
+    template: str | None = Field(
+        default=None,
+        description="Jinja template of a row, `prompt ||| answer` as promptsource writes it, in place of `inputs`. "
+        "Classification tasks use the prompt alone.",
+    )
+    answer_choices: str | None = Field(
+        default=None, description="Jinja template of the choices that `template` may use, separated by |||."
+    )
+    answers: dict[str, str] | None = Field(
+        default=None, description="Text of text2text tasks for each label (or value) of the target column."
+    )
+    choices: str | tuple[str, ...] | None = Field(
+        default=None,
+        description="All answers that a text2text task has, or the column that lists them for each example.",
+    )
+    decoding: Literal["auto", "generate", "rank"] = Field(
+        default="auto",
+        description="How a text2text task is answered: by greedy generation, or by the likeliest of the choices; "
+        "auto ranks where there are choices.",
+    )
+    max_target_length: PositiveInt | None = Field(
+        default=None, description="Longest answer (tokens); as `data.max_target_length` if not given."
+    )
+
     splits: dict[str, str] = Field(
         default_factory=dict,
         description="Split name (train, dev, test, further ones that start with dev or test) to file, or to the "
@@ -93,6 +118,12 @@ class Task(BaseModel):
         description="Folder that the files of `splits` are in; without `splits`, one that holds train, dev and test "
         "files of any known format.",
     )
+    divide: dict[str, float] | None = Field(
+        default=None,
+        description="Shares of the splits, for example {train: 0.8, dev: 0.1, test: 0.1}: `path` is then one file, "
+        "whose rows are divided at random.",
+    )
+    divide_seed: int = Field(default=0, description="Chooses the rows of each split of `divide`.")
     dataset: str | None = Field(
         default=None, description="Hugging Face data set id, or a local folder laid out like one."
     )
@@ -117,6 +148,10 @@ class Task(BaseModel):
     quoting: bool = Field(default=True, description='Whether CSV and TSV fields may be quoted with ".')
     malformed_rows: Literal["error", "skip"] = Field(
         default="error", description="What to do with CSV and TSV rows that have a wrong number of fields."
+    )
+    records: str | None = Field(
+        default=None,
+        description="Key of the list that holds the examples of a JSON file which is not that list itself.",
     )
     explode: tuple[str, ...] = Field(
         default=(),
@@ -144,6 +179,8 @@ class Task(BaseModel):
             fields["metrics"] = DEFAULT_METRICS.get(kind, ())
         if kind in DEFAULT_TARGETS:
             fields.setdefault("target", DEFAULT_TARGETS[kind])
+        if fields.get("template") is not None:
+            fields.setdefault("inputs", ())
         for name in ("inputs", "metrics", "explode", "optional_splits"):
             if isinstance(fields.get(name), str):
                 fields[name] = (fields[name],)
@@ -160,19 +197,19 @@ class Task(BaseModel):
             raise ValueError(
                 f"name '{self.name}' may hold only letters, digits and _ . -, and starts with one of the first two"
             )
-        fewest, most = INPUT_COUNTS[self.kind]
-        if not fewest <= len(self.inputs) <= most:
-            expected = str(most) if fewest == most else f"{fewest} or {most}"
-            raise ValueError(
-                f"inputs: a {self.kind} task has {expected}, found {len(self.inputs)}; "
-                'join columns with a template such as "{first} {second}"'
-            )
+        if self.template is not None:
+            self._check_template()
+        else:
+            self._check_inputs()
         if self.target is None and self.kind != "lm":
             raise ValueError(f"target: a {self.kind} task needs the name of its target column")
-        if self.kind in LABELLED_KINDS:
+        verbalised = self.kind == "text2text" and (self.answers is not None or self.template is not None)
+        if self.kind in LABELLED_KINDS or verbalised:
             self._check_labels()
         elif self.labels is not None or self.label_values is not None:
             raise ValueError(f"labels: a {self.kind} task has none; remove them or change the kind")
+        self._check_answers()
+        self._check_division()
         for split in (*self.splits, *self.optional_splits, *(self.headerless or ())):
             if not _SPLIT_NAME.fullmatch(split):
                 raise ValueError(
@@ -181,6 +218,59 @@ class Task(BaseModel):
         if self.dataset is not None and self.path is not None:
             raise ValueError("dataset and path exclude each other: give one of them")
         return self
+
+    def _check_inputs(self) -> None:
+        fewest, most = INPUT_COUNTS[self.kind]
+        if not fewest <= len(self.inputs) <= most:
+            expected = str(most) if fewest == most else f"{fewest} or {most}"
+            raise ValueError(
+                f"inputs: a {self.kind} task has {expected}, found {len(self.inputs)}; "
+                'join columns with a template such as "{first} {second}"'
+            )
+
+    def _check_template(self) -> None:
+        from taskloom.tasks.templates import SEPARATOR, check_syntax
+
+        template = str(self.template)
+        if self.inputs:
+            raise ValueError("template and inputs exclude each other: give one of them")
+        if self.kind not in ("classification", "text2text"):
+            raise ValueError(f"template: a {self.kind} task has none; it is for classification and text2text tasks")
+        if self.kind == "text2text" and SEPARATOR not in template:
+            raise ValueError(f"template: there is no {SEPARATOR} between the prompt and the answer")
+        check_syntax(template, "template")
+        if self.answer_choices is not None:
+            check_syntax(self.answer_choices, "answer_choices")
+
+    def _check_answers(self) -> None:
+        """Check what only text2text tasks have."""
+        for name in ("answers", "choices", "max_target_length"):
+            if self.kind != "text2text" and getattr(self, name) is not None:
+                raise ValueError(f"{name}: a {self.kind} task has none; it is for text2text tasks")
+        if self.answers is not None:
+            if self.template is not None:
+                raise ValueError("answers: the template says what the answer is; remove one of them")
+            for label in self.labels or ():
+                if label not in self.answers:
+                    raise ValueError(f"answers: there is none for the label '{label}'")
+            for label in self.answers if self.labels else ():
+                if label not in (self.labels or ()):
+                    raise ValueError(f"answers: '{label}' is no label.{did_you_mean(label, self.labels or ())}")
+        if self.decoding == "rank" and not self.has_choices:
+            raise ValueError("decoding: rank needs to know the choices: give `choices` or `answers`")
+
+    def _check_division(self) -> None:
+        if self.divide is None:
+            return
+        if self.path is None or self.splits or self.dataset is not None:
+            raise ValueError("divide: give one file as `path`, and neither `splits` nor `dataset`")
+        for split, share in self.divide.items():
+            if not _SPLIT_NAME.fullmatch(split):
+                raise ValueError(f"divide: '{split}' is no split name; use train, dev and test")
+            if share <= 0:
+                raise ValueError(f"divide: the share of {split} must be above 0, found {share:g}")
+        if abs(sum(self.divide.values()) - 1) > 1e-6:
+            raise ValueError(f"divide: the shares must add up to 1, found {sum(self.divide.values()):g}")
 
     def _check_labels(self) -> None:
         if self.labels is not None and len(self.labels) < 2:
@@ -213,6 +303,16 @@ class Task(BaseModel):
     def needs_head(self) -> bool:
         """Whether the task is solved by a head on an encoder; generative kinds use the language model's own."""
         return self.kind not in GENERATIVE_KINDS
+
+    @property
+    def has_choices(self) -> bool:
+        """Whether it is known which answers an example of a text2text task may have."""
+        return any(known is not None for known in (self.choices, self.answers, self.answer_choices))
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the answer is the likeliest of the choices, not generated."""
+        return self.kind == "text2text" and self.decoding != "generate" and self.has_choices
 
     @property
     def dev_splits(self) -> tuple[str, ...]:

@@ -1,0 +1,351 @@
+"""Instruction suites: one task a template (promptsource, or our own YAML) or a Natural-Instructions file.
+
+Grad-TAG's text experiments (arXiv 2409.06091, section 5) take a hundred instructions for one data set as a hundred
+tasks. Here a suite is one entry under a recipe's `tasks`, which stands for all its tasks:
+
+    {templates: instructions/rte, source: glue/rte}        # templates of our own, in `prompts/*.yaml`
+    {templates: my-templates.yaml, source: {...}}          # the same form, or promptsource's own `templates.yaml`
+    {natural_instructions: "tasks/task12*_*.json"}         # Wang et al. 2022: a file, or a pattern for several
+
+`as: classification` makes of each task one that an encoder solves: the prompt in, the class out. What else is given
+beside these keys holds for every task of the suite.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from taskloom.errors import DataError, did_you_mean
+from taskloom.tasks.files import instances, require_file
+from taskloom.tasks.task import Task, task_from_mapping
+
+__all__ = ["is_suite", "list_suites", "natural_instructions", "suite_of_preset", "template_source", "templated_tasks"]
+
+PREFIX = "instructions/"
+KINDS = ("text2text", "classification")
+#: What a templated task takes over from the task that its data comes from.
+DATA_FIELDS = (
+    *("target", "labels", "label_values", "splits", "optional_splits", "path", "divide", "divide_seed", "dataset"),
+    *("subset", "revision", "columns", "headerless", "delimiter", "quoting", "malformed_rows", "explode", "records"),
+)
+#: Outputs are labels if there are at most this many different ones, each seen this often on average.
+MOST_LABELS = 20
+FEWEST_PER_LABEL = 5
+DIVISION = {"train": 0.8, "dev": 0.1, "test": 0.1}
+
+
+def list_suites() -> list[tuple[str, str]]:
+    """Return the id and the one-line description of every suite of templates that comes with taskloom."""
+    return [(PREFIX + name, _load_yaml(path.read_text("utf-8"), name)["description"]) for name, path in _packaged()]
+
+
+def is_suite(spec: Mapping[str, Any]) -> bool:
+    """Return whether an entry under `tasks` stands for several tasks."""
+    return "templates" in spec or "natural_instructions" in spec
+
+
+def suite_of_preset(spec: str | Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the suite that a preset id ("instructions/rte") or ``{"preset": id, ...}`` stands for, or None."""
+    fields = {"preset": spec} if isinstance(spec, str) else dict(spec)
+    preset = fields.pop("preset", None)
+    if preset not in [suite for suite, _ in list_suites()]:
+        return None
+    return {"templates": preset, **fields}
+
+
+def template_source(spec: Mapping[str, Any], base_dir: Path) -> Any:
+    """Return what the data of a suite of templates is: the entry's `source`, else that of the templates' file.
+
+    Raises:
+        DataError: neither names one, or the file is missing or malformed.
+    """
+    content, where = _templates_file(spec["templates"], base_dir)
+    source = spec.get("source", content.get("source"))
+    if source is None:
+        raise DataError(f"{where}: give the data to fill the templates with: `source`, a preset or a task's fields")
+    return source
+
+
+def templated_tasks(spec: Mapping[str, Any], source: Task, base_dir: Path) -> list[Task]:
+    """Return one task a template, named ``<source>-<position>-<template>``.
+
+    Args:
+        spec: the entry: `templates`, and perhaps `as`, `only` (names of templates), `name` (instead of the source's)
+            and fields of every task.
+        source: whose data the templates are filled with.
+        base_dir: folder that a relative path of `templates` starts from.
+
+    Raises:
+        DataError: naming the file and the template.
+    """
+    content, where = _templates_file(spec["templates"], base_dir)
+    overrides = {name: value for name, value in spec.items() if name not in ("templates", "source", "only", "as")}
+    prefix = overrides.pop("name", source.name)
+    kind = _kind(spec, where)
+    if kind == "classification" and source.kind != "classification":
+        raise DataError(f"{where}: `as: classification` needs a source with labels; '{source.name}' is {source.kind}")
+    shared = {name: getattr(source, name) for name in DATA_FIELDS if name in source.model_fields_set}
+    shared |= {"kind": kind, "target": source.target}
+    if kind == "classification":
+        shared["metrics"] = source.metrics
+    shared["columns"] = _renamed(shared.get("columns"), content.get("columns", {}))
+    templates = _named_templates(content, where)
+    only = _only(spec, templates, where)
+    tasks = []
+    for position, (name, template) in enumerate(templates, start=1):
+        if only is not None and name not in only:
+            continue
+        fields = shared | {"name": f"{prefix}-{position:02d}-{name}", "description": template.get("description", "")}
+        fields |= _template_fields(template, content, kind, f"{where}, template '{name}'")
+        if fields.get("answers") is None and fields.get("template") is None and kind == "text2text":
+            fields |= {"labels": None, "label_values": None}
+        tasks.append(task_from_mapping(fields | overrides, f"{where}, template"))
+    return tasks
+
+
+def _templates_file(name: Any, base_dir: Path) -> tuple[dict[str, Any], str]:
+    """Return the content of a file of templates, and how messages call it."""
+    packaged = dict(_packaged())
+    key = str(name).removeprefix(PREFIX)
+    if str(name).startswith(PREFIX) and not str(name).endswith((".yaml", ".yml")):
+        if key not in packaged:
+            raise DataError(
+                f"templates: there is no suite '{name}'.{did_you_mean(str(name), map(PREFIX.__add__, packaged))}"
+            )
+        text, where = packaged[key].read_text("utf-8"), str(name)
+    else:
+        path = base_dir / str(name)
+        require_file(path)
+        text, where = path.read_text("utf-8"), str(path)
+    content = _load_yaml(text, where)
+    if not isinstance(content, dict) or not content.get("templates") or not isinstance(content["templates"], dict):
+        raise DataError(f"{where}: expected a mapping with the key `templates`: a name and a prompt for each")
+    return content, where
+
+
+def _named_templates(content: Mapping[str, Any], where: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return names that may stand in a task's name, and the templates as mappings."""
+    named: list[tuple[str, dict[str, Any]]] = []
+    taken: Counter[str] = Counter()
+    for key, given in content["templates"].items():
+        template = {"prompt": given} if isinstance(given, str) else given
+        if not isinstance(template, dict):
+            raise DataError(f"{where}, template '{key}': found {given!r}, expected a prompt or a mapping with `prompt`")
+        # promptsource's keys are random ids; the template's own name is what people know it by.
+        name = _slug(str(template.get("name") or key) if "jinja" in template else str(key))
+        taken[name] += 1
+        named.append((name if taken[name] == 1 else f"{name}-{taken[name]}", template))
+    return named
+
+
+def _template_fields(template: Mapping[str, Any], content: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
+    if "jinja" in template:
+        choices = template.get("answer_choices")
+        # Older files of promptsource list the choices, newer ones join them.
+        joined = " ||| ".join(str(choice) for choice in choices) if isinstance(choices, list) else choices
+        text = template["jinja"]
+        if not isinstance(text, str):
+            raise DataError(f"{where}: the field 'jinja' holds {text!r}, expected a text")
+        return {"template": text, "answer_choices": joined}
+    known = ("prompt", "answers", "description")
+    for field in template:
+        if field not in known:
+            raise DataError(f"{where}: unknown field '{field}'.{did_you_mean(str(field), known)}")
+    prompt = template.get("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise DataError(f"{where}: the field 'prompt' holds {prompt!r}, expected a text with columns in braces")
+    answers = template.get("answers", content.get("answers"))
+    if kind == "classification" or answers is None:
+        return {"inputs": (prompt,)}
+    if not isinstance(answers, dict):
+        raise DataError(f"{where}: the field 'answers' holds {answers!r}, expected a text for each label")
+    for label, answer in answers.items():
+        if not isinstance(answer, str):
+            raise DataError(
+                f"{where}: the answer for '{label}' is {answer!r}, expected a text (put yes, no and numbers in quotes)"
+            )
+    return {"inputs": (prompt,), "answers": {str(label): answer for label, answer in answers.items()}}
+
+
+def _only(spec: Mapping[str, Any], templates: Sequence[tuple[str, Any]], where: str) -> set[str] | None:
+    if "only" not in spec:
+        return None
+    names = [name for name, _ in templates]
+    wanted = [spec["only"]] if isinstance(spec["only"], str) else list(spec["only"])
+    for name in wanted:
+        if name not in names:
+            raise DataError(
+                f"{where}: `only` names '{name}', which is no template of it.{did_you_mean(str(name), names)}"
+            )
+    return set(wanted)
+
+
+def _renamed(columns: Any, renames: Mapping[str, str]) -> Any:
+    """Return a source's `columns` with the templates' own names for them."""
+    if not renames:
+        return columns
+    if isinstance(columns, (list, tuple)):
+        return tuple(renames.get(column, column) for column in columns)
+    chained = {source: renames.get(name, name) for source, name in (columns or {}).items()}
+    return {**chained, **renames}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_.") or "template"
+
+
+def natural_instructions(spec: Mapping[str, Any], base_dir: Path, data_dir: Path | None, where: str) -> list[Task]:
+    """Return a task for each Natural-Instructions file, named as the file.
+
+    The prompt is the definition, `examples` of the positive examples (2 by default), and the instance's input. Any
+    output of an instance counts as right. The instances are divided at random, 80% train, 10% dev, 10% test, unless
+    `divide` says otherwise; `divide_seed` chooses them. Where the outputs are labels (few different ones, one for each
+    instance), they are the task's choices, and `as: classification` its classes.
+
+    Args:
+        spec: the entry: `natural_instructions` (a file or a pattern), and perhaps `examples`, `as` and fields of every
+            task.
+        base_dir: folder that relative paths start from when there is no `data_dir`.
+        data_dir: folder that relative paths start from.
+        where: names the entry in messages.
+
+    Raises:
+        DataError: no file, a malformed one, or `as: classification` for one whose outputs are no labels.
+    """
+    pattern = str(spec["natural_instructions"])
+    overrides = {name: value for name, value in spec.items() if name not in ("natural_instructions", "examples", "as")}
+    examples = spec.get("examples", 2)
+    if not isinstance(examples, int) or isinstance(examples, bool) or examples < 0:
+        raise DataError(f"{where}: examples is {examples!r}, expected the number of examples in the prompt")
+    kind = _kind(spec, where)
+    return [
+        _natural_instruction(path, name, kind, examples, overrides, where)
+        for path, name in _matching(pattern, data_dir or base_dir, where)
+    ]
+
+
+def _matching(pattern: str, root: Path, where: str) -> list[tuple[Path, str]]:
+    """Return each file with its path as the task is to name it."""
+    expanded = Path(pattern).expanduser()
+    anchor = Path(expanded.anchor) if expanded.is_absolute() else root
+    if not any(sign in pattern for sign in "*?["):
+        require_file(anchor / expanded)
+        return [(anchor / expanded, str(expanded))]
+    relative = str(expanded.relative_to(expanded.anchor)) if expanded.is_absolute() else str(expanded)
+    found = sorted(anchor.glob(relative))
+    if not found:
+        raise DataError(f"{where}: no file matches '{pattern}' in {anchor}")
+    return [(path, str(path if expanded.is_absolute() else path.relative_to(root))) for path in found]
+
+
+def _natural_instruction(
+    path: Path, name: str, kind: str, examples: int, overrides: Mapping[str, Any], where: str
+) -> Task:
+    content = _read_json(path)
+    found = instances(content, path)
+    labels = _labels([instance["output"] for instance in found])
+    fields: dict[str, Any] = {
+        "name": path.stem,
+        "kind": kind,
+        "description": ", ".join(_texts(content, "Categories", path)),
+        "instruction": _instruction(content, examples, path),
+        "inputs": ("{input}\nOutput:",),
+        "path": name,
+        "records": "Instances",
+        "divide": DIVISION,
+    }
+    if kind == "classification":
+        if labels is None and "labels" not in overrides:
+            distinct = len({instance["output"][0] for instance in found})
+            raise DataError(
+                f"{path}: its outputs are no labels ({distinct} different ones in {len(found)} instances), so `as: "
+                "classification` does not fit; leave it out, or list the `labels`"
+            )
+        fields |= {"target": "output.0", "labels": labels}
+    else:
+        fields |= {"target": "output", "choices": labels}
+    return task_from_mapping({**fields, **overrides}, f"{where} ({path.name})")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as failure:
+        raise DataError(f"{path}: malformed JSON ({failure})") from None
+    if not isinstance(content, dict) or "Instances" not in content:
+        raise DataError(f"{path}: no Natural-Instructions file: the field 'Instances' is missing")
+    return content
+
+
+def _instruction(content: Mapping[str, Any], examples: int, path: Path) -> str:
+    """Return what stands before the input: the definition and the first positive examples."""
+    definition = " ".join(text.strip() for text in _texts(content, "Definition", path))
+    if not definition:
+        raise DataError(f"{path}: the field 'Definition' is missing or empty, expected the task's instruction")
+    parts = [f"Definition: {definition}"]
+    positive = content.get("Positive Examples", [])
+    for number, example in enumerate(positive[:examples], start=1):
+        if not isinstance(example, dict) or not all(isinstance(example.get(key), str) for key in ("input", "output")):
+            raise DataError(f"{path}, record {number} of 'Positive Examples': expected the texts 'input' and 'output'")
+        parts.append(f"Example {number}\nInput: {example['input']}\nOutput: {example['output']}")
+    return "\n\n".join([*parts, "Input: "])
+
+
+def _texts(content: Mapping[str, Any], field: str, path: Path) -> list[str]:
+    """Return a field that older files write as a text and newer ones as a list of texts."""
+    value = content.get(field, [])
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{path}: the field '{field}' holds {value!r:.60}, expected a text or a list of texts")
+    return texts
+
+
+def _labels(outputs: Sequence[Sequence[str]]) -> tuple[str, ...] | None:
+    """Return the outputs in alphabetical order if they are labels, else None."""
+    if any(len(output) > 1 for output in outputs):
+        return None
+    counts = Counter(output[0] for output in outputs)
+    if not 2 <= len(counts) <= MOST_LABELS or len(outputs) < FEWEST_PER_LABEL * len(counts):
+        return None
+    return tuple(sorted(counts))
+
+
+def _kind(spec: Mapping[str, Any], where: str) -> str:
+    kind = spec.get("as", "text2text")
+    if kind not in KINDS:
+        raise DataError(f"{where}: `as` is {kind!r}.{did_you_mean(str(kind), KINDS)}")
+    return kind
+
+
+def _packaged() -> Iterable[tuple[str, Any]]:
+    found = files("taskloom.tasks").joinpath("prompts").iterdir()
+    return [(path.name.removesuffix(".yaml"), path) for path in sorted(found, key=lambda path: path.name)]
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads promptsource's tagged mappings (`!Template`) as plain ones; no tag can construct anything."""
+
+
+def _plain_mapping(loader: Any, node: yaml.Node, tag: str) -> Any:
+    if not isinstance(node, yaml.MappingNode):
+        raise yaml.constructor.ConstructorError(None, None, f"the tag '!{tag}' stands for a mapping", node.start_mark)
+    return loader.construct_mapping(node, deep=True)
+
+
+for _tag in ("Template", "TemplateMetadata"):
+    _PlainLoader.add_constructor(f"!{_tag}", partial(_plain_mapping, tag=_tag))
+
+
+def _load_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_PlainLoader)
+    except yaml.MarkedYAMLError as failure:
+        line = failure.problem_mark.line + 1 if failure.problem_mark else 1
+        raise DataError(f"{where}:{line}: malformed YAML ({failure.problem})") from None
