@@ -7,17 +7,10 @@ from types import FrameType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Task as ProgressTask
-from rich.text import Text
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from taskloom.progress import Rate
 
 __all__ = ["GracefulStop", "MetricsWriter", "ProgressLine"]
 
@@ -71,16 +64,6 @@ class GracefulStop(TrainerCallback):
         self._previous.clear()
 
 
-class _Rate(ProgressColumn):
-    """Steps a second, or seconds a step when there are fewer."""
-
-    def render(self, task: ProgressTask) -> Text:
-        speed = task.finished_speed or task.speed
-        if not speed:
-            return Text("-- steps/s")
-        return Text(f"{speed:.1f} steps/s" if speed >= 1 else f"{1 / speed:.1f} s/step")
-
-
 class ProgressLine(TrainerCallback):
     """One line: steps done, rate, remaining time, latest loss and dev mean."""
 
@@ -89,7 +72,7 @@ class ProgressLine(TrainerCallback):
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            _Rate(),
+            Rate("steps"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[latest]}"),
             console=console,

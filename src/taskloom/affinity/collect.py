@@ -1,0 +1,351 @@
+"""Collecting: every example's output and projected gradient at the base model, once (Grad-TAG, algorithm 1, step 1).
+
+This is the only pass over the data that an affinity estimate needs. It is cut into shards of consecutive examples; a
+shard depends on nothing but its examples, so a killed collection goes on at the first missing shard, and any number
+of processes (`accelerate launch`, `torchrun`) share the shards and write the same store as one process does.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from taskloom.affinity.outputs import OutputFunction
+from taskloom.affinity.source import Loss
+from taskloom.affinity.store import (
+    SHARD_FOLDER,
+    GradientStore,
+    Plan,
+    ShardName,
+    Split,
+    TaskPlan,
+    content_hash,
+    read_manifest,
+    read_shard,
+    write_manifest,
+    write_shard,
+)
+from taskloom.errors import DataError, RunError
+from taskloom.gradients import Projection, projected_gradients
+from taskloom.progress import counted
+
+__all__ = ["collect_gradients"]
+
+#: Names an example for messages: (task, split, position in the loader's data set) -> text.
+Describe = Callable[[str, str, int], str]
+
+
+def collect_gradients(
+    model: nn.Module,
+    loaders: Mapping[str, DataLoader],
+    output_fn: OutputFunction,
+    *,
+    folder: Path | str,
+    validation: Mapping[str, DataLoader] | None = None,
+    projection: Projection | None = None,
+    losses: Mapping[str, Loss] | None = None,
+    labels_fn: Callable[[Any], Tensor] | None = None,
+    forward: Callable[[nn.Module, Any], Any] | None = None,
+    fallback: str | None = None,
+    shard_size: int = 512,
+    describe: Describe | None = None,
+    console: Console | None = None,
+) -> GradientStore:
+    """Collect the projected gradients of every task's examples into a store on disk, or finish one that was begun.
+
+    Args:
+        model: the base model. The gradients are of its parameters with `requires_grad`; it runs in evaluation mode.
+        loaders: each task's training examples. Only the loader's data set, batch size, collate function and number
+            of workers are used: examples are always read in the data set's order, so that every run gives the same.
+        output_fn: ``(model's outputs, batch) -> [batch]``, the margin of the right answer for logistic tasks, the
+            prediction for squared ones (see `taskloom.affinity.outputs`).
+        folder: where the store is, or is to be.
+        validation: each task's held-out examples; None collects none, and nothing can be estimated on them.
+        projection: of the gradients; by default `Projection()`, 200 Rademacher dimensions.
+        losses: each task's loss; by default all are logistic.
+        labels_fn: ``batch -> [batch]``, class or regression target; by default ``batch["labels"]``, or the second
+            part of a batch that is a tuple.
+        forward: ``(model, batch) -> outputs``; by default ``model(**batch)``, or ``model(batch[0])`` for a tuple.
+        fallback: what to do about trainable modules without a gradient rule, see `per_example_gradients`.
+        shard_size: examples a file; what is lost at most when the process is killed.
+        describe: names an example in messages about it.
+        console: where progress is shown; None shows none.
+
+    Returns:
+        The finished store.
+
+    Raises:
+        DataError: a task has no examples, or an example's output or gradient is not finite (it is named).
+        RunError: the store is of another model, projection, output or data, or the disk is full.
+        ValueError: the arguments do not fit together.
+    """
+    folder = Path(folder)
+    collection = _Collection(
+        model,
+        _splits(loaders, validation),
+        output_fn,
+        labels_fn or _labels,
+        forward,
+        fallback,
+        projection or Projection(),
+        describe or _position,
+        console,
+    )
+    plan = collection.plan(losses or {}, shard_size)
+    state = PartialState()
+    begun = read_manifest(folder)
+    if begun is not None:
+        _refuse_another(folder, begun[0], plan)
+    elif state.is_main_process:
+        write_manifest(folder, plan, {})
+    mine = plan.shards()[state.process_index :: state.num_processes]
+    total = sum(shard.stop - shard.start for shard in mine)
+    was_training = model.training
+    model.eval()
+    try:
+        with counted(console if state.is_main_process else None, "gradients", total, "examples") as advance:
+            for shard in mine:
+                collection.collect(folder, plan, shard)
+                advance(shard.stop - shard.start)
+    finally:
+        model.train(was_training)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        write_manifest(folder, plan, _hashes(folder, plan))
+    state.wait_for_everyone()
+    return GradientStore.open(folder)
+
+
+class _Collection:
+    """The model and the data of one call, and how one shard is made from them."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        splits: Mapping[Split, Mapping[str, DataLoader]],
+        output_fn: OutputFunction,
+        labels_fn: Callable[[Any], Tensor],
+        forward: Callable[[nn.Module, Any], Any] | None,
+        fallback: str | None,
+        projection: Projection,
+        describe: Describe,
+        console: Console | None,
+    ) -> None:
+        self.model = model
+        self.splits = splits
+        self.output_fn = output_fn
+        self.labels_fn = labels_fn
+        self.forward = forward
+        self.fallback = fallback
+        self.projection = projection
+        self.describe = describe
+        self.console = console
+        self.device = next(model.parameters()).device
+        self.pieces = 1  # doubled whenever a batch does not fit into the device's memory
+
+    def plan(self, losses: Mapping[str, Loss], shard_size: int) -> Plan:
+        tasks = []
+        for name in self.splits["train"]:
+            sizes = {split: len(self._data(loaders[name])) for split, loaders in self.splits.items()}
+            empty = [split for split, size in sizes.items() if not size]
+            if empty:
+                raise DataError(f"task '{name}' has no {empty[0]} examples: add some, or leave the task out")
+            tasks.append(
+                TaskPlan(
+                    name=name,
+                    loss=losses.get(name, "logistic"),
+                    train=sizes["train"],
+                    validation=sizes.get("validation", 0),
+                )
+            )
+        return Plan(
+            model=content_hash(dict(self.model.state_dict())),
+            output=_name(self.output_fn),
+            projection={part.name: getattr(self.projection, part.name) for part in fields(Projection) if part.init},
+            parameters={
+                name: list(parameter.shape)
+                for name, parameter in self.model.named_parameters()
+                if parameter.requires_grad
+            },
+            tasks=tuple(tasks),
+            shard_size=shard_size,
+        )
+
+    def collect(self, folder: Path, plan: Plan, shard: ShardName) -> None:
+        """Write a shard, unless it is there already, whole and of the same examples."""
+        path = folder / SHARD_FOLDER / shard.file
+        task = plan.tasks[shard.task].name
+        batches = list(self._batches(self.splits[shard.split][task], shard))
+        data = content_hash(batches)
+        found = read_shard(path)
+        if found is not None:
+            if found[1]["data"] == data:
+                return
+            raise RunError(
+                f"{folder}: was collected from other data: {shard.split} examples {shard.start} to {shard.stop - 1} "
+                f"of task '{task}' have changed. Use another folder, or delete this one."
+            )
+        columns: dict[str, list[Tensor]] = {"gradients": [], "outputs": [], "labels": []}
+        start = shard.start
+        for batch in batches:
+            outputs, gradients = self._gradients(batch)
+            self._refuse_non_finite(task, shard.split, start, outputs, gradients)
+            columns["gradients"].append(gradients.cpu())
+            columns["outputs"].append(outputs.float().cpu())
+            columns["labels"].append(self.labels_fn(batch).float().cpu())
+            start += len(outputs)
+        write_shard(path, {name: torch.cat(parts) for name, parts in columns.items()}, data)
+
+    def _gradients(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Return the outputs and projected gradients of a batch, in as many pieces as the device's memory asks for."""
+        while True:
+            try:
+                parts = [
+                    projected_gradients(
+                        self.model,
+                        _map(piece, lambda tensor: tensor.to(self.device)),
+                        self.output_fn,
+                        self.projection,
+                        forward=self.forward,
+                        fallback=self.fallback,
+                    )
+                    for piece in _pieces(batch, self.pieces)
+                ]
+                return torch.cat([outputs for outputs, _ in parts]), torch.cat([rows for _, rows in parts])
+            except torch.OutOfMemoryError:
+                size = _size(batch)
+                if self.pieces >= size:
+                    raise
+                self.pieces *= 2
+            # Outside of the handler, whose traceback would keep the failed batch's tensors alive.
+            if torch.accelerator.is_available():
+                torch.accelerator.empty_cache()
+            if self.console:
+                per_piece = -(-size // self.pieces)
+                self.console.print(f"The device is out of memory: going on with {per_piece} examples at a time.")
+
+    def _batches(self, loader: DataLoader, shard: ShardName) -> Iterator[Any]:
+        data, size = self._data(loader), loader.batch_size or 1
+        positions = range(shard.start, shard.stop)
+        return iter(
+            DataLoader(
+                data,
+                batch_sampler=[list(positions[at : at + size]) for at in range(0, len(positions), size)],
+                collate_fn=loader.collate_fn,
+                num_workers=loader.num_workers,
+            )
+        )
+
+    def _data(self, loader: DataLoader) -> Any:
+        data: Dataset = loader.dataset
+        if isinstance(data, IterableDataset) or not hasattr(data, "__len__"):
+            raise ValueError(
+                f"`loaders`: the data set {type(data).__name__} has no length and no positions, so a collection could "
+                "not be resumed; give a map-style data set, such as list(data)"
+            )
+        return data
+
+    def _refuse_non_finite(self, task: str, split: str, start: int, outputs: Tensor, gradients: Tensor) -> None:
+        finite = outputs.isfinite() & gradients.isfinite().all(dim=1)
+        if not finite.all():
+            position = int((~finite).nonzero()[0])
+            what = "gradient" if outputs[position].isfinite() else "output"
+            raise DataError(
+                f"task '{task}', {self.describe(task, split, start + position)}: its {what} is not finite. Look at "
+                "this example and at the base model's loss on it; with fp16, collect in float32 or bfloat16."
+            )
+
+
+def _splits(
+    loaders: Mapping[str, DataLoader], validation: Mapping[str, DataLoader] | None
+) -> dict[Split, Mapping[str, DataLoader]]:
+    if not loaders:
+        raise ValueError("`loaders` is empty: give a loader of training examples for each task")
+    if validation is None:
+        return {"train": loaders}
+    if set(loaders) != set(validation):
+        only = ", ".join(sorted(set(loaders) ^ set(validation)))
+        raise ValueError(f"`validation` must have the same tasks as `loaders`; in one of them only: {only}")
+    return {"train": loaders, "validation": validation}
+
+
+def _refuse_another(folder: Path, stored: Plan, wanted: Plan) -> None:
+    """Raise the `RunError` that says in what a store on disk differs from the one that is asked for."""
+    advice = "Use another folder, or delete this one."
+    for field, title in (("model", "base model"), ("parameters", "set of trainable parameters"), ("output", "output")):
+        if getattr(stored, field) != getattr(wanted, field):
+            raise RunError(f"{folder}: was collected from another {title}. {advice}")
+    for name, value in wanted.projection.items():
+        if stored.projection.get(name) != value:
+            raise RunError(
+                f"{folder}: was collected with another projection ({name}={stored.projection.get(name)}, now {value}). "
+                f"{advice}"
+            )
+    if stored.tasks != wanted.tasks:
+        before, now = ({task.name: task for task in plan.tasks} for plan in (stored, wanted))
+        differing = [name for name in {**before, **now} if before.get(name) != now.get(name)] or ["their order"]
+        raise RunError(f"{folder}: was collected from other tasks or examples ({', '.join(differing)}). {advice}")
+    if stored.shard_size != wanted.shard_size:
+        raise RunError(f"{folder}: has {stored.shard_size} examples a shard, now {wanted.shard_size}. {advice}")
+
+
+def _hashes(folder: Path, plan: Plan) -> dict[str, str]:
+    hashes = {}
+    for shard in plan.shards():
+        found = read_shard(folder / SHARD_FOLDER / shard.file)
+        if found is None:
+            raise RunError(
+                f"{folder / SHARD_FOLDER / shard.file}: was not written; another process must have failed. Run the "
+                "same command again."
+            )
+        hashes[shard.file] = found[1]["content"]
+    return hashes
+
+
+def _position(_task: str, split: str, position: int) -> str:
+    return f"{split} example {position}"
+
+
+def _labels(batch: Any) -> Tensor:
+    return batch["labels"] if isinstance(batch, Mapping) else batch[1]
+
+
+def _name(function: Any) -> str:
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _map(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(batch, Tensor):
+        return change(batch)
+    if isinstance(batch, Mapping):
+        return {name: _map(value, change) for name, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return type(batch)(_map(value, change) for value in batch)
+    return batch
+
+
+def _size(batch: Any) -> int:
+    if isinstance(batch, Tensor):
+        return len(batch)
+    parts: Sequence[Any] = list(batch.values()) if isinstance(batch, Mapping) else batch
+    return _size(parts[0])
+
+
+def _pieces(batch: Any, count: int) -> list[Any]:
+    """Cut a batch along its first dimension into at most `count` pieces."""
+    if count == 1:
+        return [batch]
+    size = _size(batch)
+    width = -(-size // count)
+
+    def cut(start: int) -> Any:
+        return _map(batch, lambda tensor: tensor[start : start + width])
+
+    return [cut(start) for start in range(0, size, width)]
