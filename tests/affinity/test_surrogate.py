@@ -124,7 +124,7 @@ def test_evaluation_is_the_metric_of_the_linearised_outputs():
     coefficients = surrogate.fit([("a", "b"), ("r", "c")])
     for metric, task in (("loss", "a"), ("accuracy", "b"), ("auto", "c"), ("loss", "r"), ("auto", "s")):
         column = surrogate.position(task)
-        found = surrogate.evaluate(coefficients, metric)[:, column]
+        found = surrogate.evaluate(coefficients, metric, [task])[:, column]
         rows = source.validation(task)
         for value, change in zip(found.tolist(), coefficients, strict=True):
             z = (rows.outputs.double() + rows.gradients.double() @ change).numpy()

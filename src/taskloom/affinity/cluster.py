@@ -132,7 +132,7 @@ def _leading_rounding(matrix: Matrix, k: int) -> Labels:
     # A shift of all entries moves the vector 1 only, which every indicator basis contains: make it the first.
     lifted = matrix + (np.linalg.norm(matrix) + 1) * 2 / n
     _, vectors = eigh(lifted, subset_by_index=(n - k, n - 1))
-    pivots = qr(vectors.T, pivoting=True, mode="r")[1]
+    pivots: Labels = qr(vectors.T, pivoting=True, mode="r")[1]  # pyright: ignore[reportGeneralTypeIssues]
     left, _, right = np.linalg.svd(vectors[pivots[:k]].T)
     return _exactly(np.abs(vectors @ (left @ right)).argmax(1), matrix, k)
 

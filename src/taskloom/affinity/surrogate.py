@@ -185,18 +185,20 @@ class SubsetSurrogate:
                 coefficients[member, chunk] = solution.coefficients
         return coefficients if len(self.sources) > 1 else coefficients[0]
 
-    def evaluate(self, coefficients: Tensor, metric: str = "loss") -> Tensor:
+    def evaluate(self, coefficients: Tensor, metric: str = "loss", tasks: Sequence[str] | None = None) -> Tensor:
         """Return ``[subsets, tasks]``, each task's metric on its validation examples, linearised; no forward pass.
 
         Args:
             coefficients: as returned by `fit`.
             metric: "loss" (mean log-loss or squared error), "accuracy" (positive margins), "f1" and "mcc" (of class 1),
                 "mse", "pearson", or "auto": accuracy for logistic and Pearson's correlation for squared tasks.
+            tasks: the tasks to evaluate; the others' columns are NaN. None is all.
 
         Raises:
             ValueError: the metric does not suit a task; the message names it.
         """
-        return self._scores(coefficients, metric, None)[0]
+        wanted = None if tasks is None else [[self.position(task) for task in tasks]] * coefficients.shape[-2]
+        return self._scores(coefficients, metric, wanted)[0]
 
     def estimate(self, subsets: Sequence[Sequence[str]], metric: str = "loss", scope: Scope = "all") -> Estimates:
         """Fit some subsets and evaluate them on every task, or (``scope="members"``) on the tasks that each holds."""
@@ -225,6 +227,8 @@ class SubsetSurrogate:
                     listed[task].append(number)
             holders = [torch.tensor(numbers, dtype=torch.long) for numbers in listed]
         for task, name in enumerate(self.tasks):
+            if not len(holders[task]):
+                continue
             splits = [source.validation(name) for source in self.sources]
             measure = metric_for(metric, name, splits[0])
             step = max(1, self.memory // (64 * len(splits[0])))
