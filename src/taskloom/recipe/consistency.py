@@ -129,6 +129,21 @@ def _gradients(recipe: "Recipe") -> Contradiction:
     return None
 
 
+def _affinity(recipe: "Recipe") -> Contradiction:
+    affinity = recipe.affinity
+    for name in ("subset_size", "subsets"):
+        if getattr(affinity, name) is not None and affinity.order == "pairwise":
+            return f"affinity.{name}", "belongs to affinity.order=higher, but the order is pairwise"
+    if affinity.dimensions % affinity.members:
+        return (
+            "affinity.members",
+            f"is {affinity.members}, which does not divide affinity.dimensions ({affinity.dimensions})",
+        )
+    if affinity.members > 1 and affinity.evaluation == "forward":
+        return "affinity.members", "is more than 1, which only evaluation=linearized can average"
+    return None
+
+
 _CHECKS: tuple[Callable[["Recipe"], Contradiction], ...] = (
     _length_of_training,
     _evaluations_and_checkpoints,
@@ -136,4 +151,5 @@ _CHECKS: tuple[Callable[["Recipe"], Contradiction], ...] = (
     _adapter,
     _sampling,
     _gradients,
+    _affinity,
 )

@@ -23,6 +23,8 @@ def make_paths_absolute(source: RecipeSource) -> None:
         data["cache"] = str(_absolute(data["cache"], Path.cwd()))
     if data.get("dir") is not None:
         data["dir"] = str(_absolute(data["dir"], _base(source, ("data", "dir"))))
+    if values.get("groups") is not None:
+        values["groups"] = str(_absolute(values["groups"], _base(source, ("groups",))))
     values["model"]["path"] = _model_path(values["model"]["path"], source)
     for index, task in enumerate(values["tasks"]):
         location = ("tasks", str(index))

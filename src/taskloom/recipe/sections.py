@@ -15,7 +15,15 @@ from pydantic_core import PydanticCustomError
 from taskloom.adapters.ca_mtl.settings import PRESETS
 from taskloom.recipe.consistency import first_contradiction
 
-__all__ = ["AdapterSection", "DataSection", "ModelSection", "Recipe", "SamplingSection", "TrainingSection"]
+__all__ = [
+    "AdapterSection",
+    "AffinitySection",
+    "DataSection",
+    "ModelSection",
+    "Recipe",
+    "SamplingSection",
+    "TrainingSection",
+]
 
 # YAML has no path type, so a path is read from text although everything else is strict ("3" is not a number).
 _Path = Annotated[Path, Field(strict=False)]
@@ -27,10 +35,15 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """The pretrained encoder and how its output becomes one vector an example."""
+    """The pretrained model and, of an encoder, how its output becomes one vector an example."""
 
     path: str = Field(description="hub id, folder, or package:DISTRIBUTION/FOLDER (an installed package's files)")
     revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
+    kind: Literal["auto", "encoder", "encoder_decoder", "decoder"] = Field(
+        default="auto",
+        description="encoders solve tasks by heads, the others by generating text; auto asks the model's config",
+    )
+    gguf_file: str | None = Field(default=None, description="GGUF file in the folder `path`; decoder models only")
     pooling: Literal["auto", "pooler", "cls", "mean"] = Field(
         default="auto",
         description="vector of an example; auto takes the pretrained pooler where there is one, else cls",
@@ -51,6 +64,9 @@ class DataSection(_Section):
 
     dir: _Path | None = Field(default=None, description="folder, zip or tar archive that holds the tasks' files")
     max_length: PositiveInt = Field(default=128, description="longest example, special tokens included (tokens)")
+    max_target_length: PositiveInt = Field(
+        default=128, description="longest text2text answer, end token included; a task may set its own (tokens)"
+    )
     on_too_long: Literal["truncate", "error"] = Field(
         default="truncate", description="what happens to a longer example"
     )
@@ -184,6 +200,44 @@ class TrainingSection(_Section):
     compile: bool = Field(default=False, description="torch.compile the model")
 
 
+class AffinitySection(_Section):
+    """Which tasks help each other (Grad-TAG): `taskloom affinity` and `taskloom group`. Training ignores it."""
+
+    examples: PositiveInt | None = Field(
+        default=1000, description="training examples a task whose gradients are collected; null: all"
+    )
+    validation_examples: PositiveInt | None = Field(
+        default=1000, description="examples a task that estimates are made on, of its first dev split; null: all"
+    )
+    batch_size: PositiveInt = Field(default=32, description="examples in one pass while collecting")
+    dimensions: PositiveInt = Field(default=200, description="width of the projected gradients (the paper's d)")
+    distribution: Literal["rademacher", "gaussian"] = Field(
+        default="rademacher", description="entries of the projection matrix"
+    )
+    projection_seed: int = Field(default=0, ge=0, description="seed of the projection matrix")
+    factor: PositiveInt | Literal["auto", "none"] = Field(
+        default="auto",
+        description="sides of weight matrices are compressed to this first; none: dense; auto: 32 above 1M parameters",
+    )
+    fallback: Literal["none", "autograd"] = Field(
+        default="none", description="modules without a gradient rule: refuse, or one backward pass an example"
+    )
+    C: float = Field(default=0.01, gt=0, description="weight of the losses against half the squared norm of the change")
+    balance: Literal["sum", "tasks"] = Field(default="sum", description="every example weighs the same, or every task")
+    order: Literal["pairwise", "higher"] = Field(
+        default="pairwise", description="affinity from pairs of tasks, or averaged over larger random subsets"
+    )
+    subset_size: PositiveInt | None = Field(default=None, description="higher only: tasks a subset; null: see the docs")
+    subsets: PositiveInt | None = Field(default=None, description="higher only: number of subsets; null: see the docs")
+    metric: str = Field(default="loss", description="what is estimated: loss, accuracy, f1, mcc, mse, pearson or auto")
+    members: PositiveInt = Field(
+        default=1, description="estimates from this many projections of dimensions/members each, averaged (bagging)"
+    )
+    evaluation: Literal["linearized", "forward"] = Field(
+        default="linearized", description="validation by inner products, or by running the model with the new weights"
+    )
+
+
 class Recipe(_Section):
     """Everything that defines a run. `load_recipe` reads one from YAML; the constructor checks it alike."""
 
@@ -203,9 +257,18 @@ class Recipe(_Section):
         min_length=1,
         description="presets such as glue/rte, YAML files of tasks, or mappings; their order counts",
     )
+    only: list[str] | None = Field(default=None, description="names of the tasks to use; null: all of them")
+    groups: _Path | None = Field(
+        default=None, description="train one model a group: a run that `taskloom group` has grouped, or a groups.json"
+    )
+    group_against: list[Literal["all", "single"]] = Field(
+        default_factory=lambda: ["all", "single"],
+        description="groups only: also train one model for all tasks, and one a task, to compare with",
+    )
     adapter: AdapterSection = Field(default_factory=AdapterSection)
     sampling: SamplingSection = Field(default_factory=SamplingSection)
     training: TrainingSection = Field(default_factory=TrainingSection)
+    affinity: AffinitySection = Field(default_factory=AffinitySection)
 
     @model_validator(mode="before")
     @classmethod
