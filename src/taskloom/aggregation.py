@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from taskloom.errors import UserError, did_you_mean
+from taskloom.generative import GenerativeModel
 from taskloom.model import MultiTaskModel
 
 __all__ = ["aggregate_gradients", "find_aggregator"]
@@ -50,7 +51,10 @@ def find_aggregator(name: str) -> Aggregator:
 
 
 def aggregate_gradients(
-    model: MultiTaskModel, outputs: dict[str, Tensor], aggregator: Aggregator, accumulation_steps: int = 1
+    model: MultiTaskModel | GenerativeModel,
+    outputs: dict[str, Tensor],
+    aggregator: Aggregator,
+    accumulation_steps: int = 1,
 ) -> Tensor:
     """Add the aggregated gradient of a batch to ``.grad`` and return the mean of the tasks' losses.
 
@@ -62,16 +66,18 @@ def aggregate_gradients(
     """
     present = outputs["counts"] > 0
     losses = (outputs["loss_sums"][present] / outputs["counts"][present]) / accumulation_steps
-    shared = [parameter for parameter in model.encoder.parameters() if parameter.requires_grad]
-    heads = list(model.heads.parameters())
+    heads = model.head_parameters()
+    own = {id(parameter) for parameter in heads}
+    shared = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in own]
     rows = []
     for position in range(len(losses)):
         gradients: Any = torch.autograd.grad(losses[position], shared, retain_graph=True, allow_unused=True)
         rows.append(torch.cat([_flat(g, p) for g, p in zip(gradients, shared, strict=True)]))
     _accumulate(shared, aggregator(torch.stack(rows)))
     mean = losses.mean()
-    head_gradients = torch.autograd.grad(mean, heads)
-    _accumulate(heads, torch.cat([gradient.flatten() for gradient in head_gradients]))
+    if heads:
+        head_gradients = torch.autograd.grad(mean, heads)
+        _accumulate(heads, torch.cat([gradient.flatten() for gradient in head_gradients]))
     return mean.detach()
 
 

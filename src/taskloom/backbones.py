@@ -1,20 +1,34 @@
-"""Finding and loading the pretrained encoder and its tokenizer.
+"""Finding and loading the pretrained model and its tokenizer.
 
 A backbone is named by a hub id, a folder, or ``package:DISTRIBUTION/sub/folder``: the files of an installed Python
 distribution, which is read and never imported.
 """
 
+import copy
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from taskloom.errors import UserError
 
-__all__ = ["load_encoder", "load_tokenizer", "resolve_backbone"]
+__all__ = ["Family", "find_family", "load_encoder", "load_language_model", "load_tokenizer", "resolve_backbone"]
+
+#: An encoder (BERT), an encoder-decoder (T5, BART) or a decoder-only model (GPT-2, Llama).
+Family = Literal["encoder", "encoder_decoder", "decoder"]
 
 PACKAGE_PREFIX = "package:"
 
@@ -42,13 +56,31 @@ def resolve_backbone(path: str) -> str:
     raise UserError(f"model.path: the package '{name}' holds no file '{wanted}'. Name the folder of its config.json.")
 
 
-def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+def find_family(
+    path: str, *, revision: str | None = None, gguf_file: str | None = None, trust_remote_code: bool = False
+) -> Family:
+    """Return of which family a pretrained model is, by its configuration.
+
+    Raises:
+        UserError: the model is not there, or its configuration cannot be read.
+    """
+    config = _load(AutoConfig, path, revision, trust_remote_code, **_gguf(gguf_file))
+    if config.is_encoder_decoder:
+        return "encoder_decoder"
+    # BERT and its kin can be used as decoders, but are trained as encoders.
+    only_decodes = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) not in MODEL_FOR_MASKED_LM_MAPPING
+    return "decoder" if only_decodes or getattr(config, "is_decoder", False) else "encoder"
+
+
+def load_tokenizer(
+    path: str, *, revision: str | None = None, gguf_file: str | None = None, trust_remote_code: bool = False
+) -> Any:
     """Load the tokenizer of a backbone (a fast one: word pieces must be traceable to characters).
 
     Raises:
         UserError: there is none, or only a slow one.
     """
-    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, path, revision, trust_remote_code)
+    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, path, revision, trust_remote_code, **_gguf(gguf_file))
     if not tokenizer.is_fast:
         raise UserError(f"model.path: '{path}' has no fast tokenizer (tokenizer.json), which taskloom needs.")
     return tokenizer
@@ -94,11 +126,56 @@ def load_encoder(
     return encoder, set(info["missing_keys"])
 
 
+def load_language_model(
+    path: str,
+    *,
+    family: Literal["encoder_decoder", "decoder"],
+    revision: str | None = None,
+    attention: str = "sdpa",
+    dtype: str = "float32",
+    gguf_file: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load a pretrained model that generates text, with its language-modelling head.
+
+    Args:
+        path: hub id, folder or ``package:`` path.
+        family: of which family it is.
+        revision: branch, tag or commit on the hub.
+        attention: ``"sdpa"`` or ``"eager"``.
+        dtype: name of the parameters' dtype.
+        gguf_file: name of a GGUF file in the folder; its quantised weights are unpacked to `dtype`.
+        trust_remote_code: run code that comes with the model.
+
+    Raises:
+        UserError: the model is not there, cannot be read, or is of another family.
+    """
+    loader = AutoModelForSeq2SeqLM if family == "encoder_decoder" else AutoModelForCausalLM
+    options = {"attn_implementation": attention, "dtype": getattr(torch, dtype), **_gguf(gguf_file)}
+    model: Any = _load(loader, path, revision, trust_remote_code, **options)
+    return model if gguf_file is None else _unquantised(model, attention)
+
+
+def _unquantised(model: Any, attention: str) -> PreTrainedModel:
+    """Return a model of unpacked GGUF weights in a plain one: it still says that it is quantised, and is not saved."""
+    config = copy.deepcopy(model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    plain = type(model)._from_config(config, dtype=model.dtype, attn_implementation=attention)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    return plain
+
+
+def _gguf(gguf_file: str | None) -> dict[str, Any]:
+    return {} if gguf_file is None else {"gguf_file": gguf_file}
+
+
 def _load(loader: Any, path: str, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
     folder = resolve_backbone(path)
     try:
         return loader.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code, **options)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"model.path: cannot load '{path}': {reason} "

@@ -1,19 +1,22 @@
 """From a recipe to its parts: the suite with its data, the tokenizer, and the model."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel
 
 from taskloom.adapters.recipes import adapt
-from taskloom.backbones import load_encoder, load_tokenizer
+from taskloom.backbones import find_family, load_encoder, load_language_model, load_tokenizer
 from taskloom.errors import RecipeError
+from taskloom.generation import TextInference
+from taskloom.generative import GenerativeModel
+from taskloom.inference import Inference
 from taskloom.model import MultiTaskModel
 from taskloom.recipe import Recipe
-from taskloom.tasks import Task, TaskSuite
+from taskloom.tasks import MultiTaskCollator, Task, TaskSuite
 
-__all__ = ["build_model", "build_suite", "recipe_tokenizer", "refuse_long_examples"]
+__all__ = ["build_inference", "build_model", "build_suite", "layout", "recipe_tokenizer", "refuse_long_examples"]
 
 
 def build_suite(recipe: Recipe) -> TaskSuite:
@@ -27,28 +30,104 @@ def build_suite(recipe: Recipe) -> TaskSuite:
     )
 
 
-def refuse_long_examples(recipe: Recipe, suite: TaskSuite) -> None:
+def layout(recipe: Recipe, model: MultiTaskModel | GenerativeModel) -> dict[str, Any]:
+    """Return how the suite's examples become items for this model: arguments of `TaskSuite.task_features`."""
+    return {
+        "max_length": recipe.data.max_length,
+        "max_target_length": recipe.data.max_target_length,
+        "decoder_only": model.layout == "decoder",
+    }
+
+
+def build_inference(
+    recipe: Recipe, model: MultiTaskModel | GenerativeModel, suite: TaskSuite, tokenizer: Any, batch_size: int
+) -> Inference:
+    """Return the model with what it takes to feed it and to read its outputs."""
+    if isinstance(model, GenerativeModel):
+        return TextInference(model, tokenizer, batch_size, recipe.data.max_target_length)
+    return Inference(model, MultiTaskCollator(tokenizer, suite), batch_size)
+
+
+def refuse_long_examples(recipe: Recipe, suite: TaskSuite, model: MultiTaskModel | GenerativeModel) -> None:
     """Raise the `DataError` of the first example that is longer than the recipe allows."""
     tokenizer = recipe_tokenizer(recipe)
     for task in suite:
         for split in task.splits:
-            suite.task_features(task.name, split, tokenizer, recipe.data.max_length, "error")
+            suite.task_features(task.name, split, tokenizer, on_too_long="error", **layout(recipe, model))
 
 
 def recipe_tokenizer(recipe: Recipe) -> Any:
     """Load the tokenizer of the recipe's backbone."""
     settings = recipe.model
-    return load_tokenizer(settings.path, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    return load_tokenizer(
+        settings.path,
+        revision=settings.revision,
+        gguf_file=settings.gguf_file,
+        trust_remote_code=settings.trust_remote_code,
+    )
 
 
-def build_model(recipe: Recipe, tasks: Sequence[Task]) -> MultiTaskModel:
-    """Load the backbone, wrap it with the recipe's adapter and add the tasks' heads.
+def build_model(recipe: Recipe, tasks: Sequence[Task]) -> MultiTaskModel | GenerativeModel:
+    """Load the backbone and wrap it with the recipe's adapter; an encoder also gets the tasks' heads.
 
     The seed of the recipe sets every random initial value.
 
     Raises:
-        UserError: the backbone cannot be loaded, is not an encoder, or does not fit the recipe.
+        UserError: the backbone cannot be loaded, or does not fit the tasks or the recipe.
     """
+    settings = recipe.model
+    family = settings.kind
+    if family == "auto":
+        family = find_family(
+            settings.path,
+            revision=settings.revision,
+            gguf_file=settings.gguf_file,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    return _encoder_model(recipe, tasks) if family == "encoder" else _generative_model(recipe, tasks, family)
+
+
+def _generative_model(
+    recipe: Recipe, tasks: Sequence[Task], family: Literal["encoder_decoder", "decoder"]
+) -> GenerativeModel:
+    settings = recipe.model
+    for task in tasks:
+        if task.needs_head:
+            raise RecipeError(
+                f"tasks: '{task.name}' is of kind '{task.kind}', which needs a head on an encoder such as BERT; "
+                f"'{settings.path}' generates text. Use tasks of kind text2text, or another model."
+            )
+        if task.kind == "lm" and family == "encoder_decoder":
+            raise RecipeError(
+                f"tasks: '{task.name}' is of kind 'lm', which needs a decoder-only model; '{settings.path}' has an "
+                "encoder too. Use tasks of kind text2text, or another model."
+            )
+    if recipe.sampling.strategy == "uncertainty":
+        raise RecipeError(
+            f"sampling.strategy: uncertainty reads the entropy of heads on an encoder; '{settings.path}' generates "
+            "text. Use another strategy."
+        )
+    model = load_language_model(
+        settings.path,
+        family=family,
+        revision=settings.revision,
+        attention=settings.attention,
+        dtype=settings.dtype,
+        gguf_file=settings.gguf_file,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    if family == "decoder":
+        longest = max((task.max_target_length or recipe.data.max_target_length for task in tasks), default=0)
+        _check_length(recipe, model, longest)
+    torch.manual_seed(recipe.seed)
+    task_type = "SEQ_2_SEQ_LM" if family == "encoder_decoder" else "CAUSAL_LM"
+    adapted = adapt(model, recipe.adapter, len(tasks), recipe.data.max_length, task_type)
+    if settings.gradient_checkpointing:
+        adapted.gradient_checkpointing_enable({"use_reentrant": False})
+    return GenerativeModel(adapted, tasks)
+
+
+def _encoder_model(recipe: Recipe, tasks: Sequence[Task]) -> MultiTaskModel:
     settings = recipe.model
     encoder, missing = load_encoder(
         settings.path,
@@ -77,14 +156,17 @@ def build_model(recipe: Recipe, tasks: Sequence[Task]) -> MultiTaskModel:
         raise RecipeError(f"model.pooling: {error}") from error
 
 
-def _check_length(recipe: Recipe, encoder: PreTrainedModel) -> None:
+def _check_length(recipe: Recipe, encoder: PreTrainedModel, answer: int = 0) -> None:
     positions = getattr(encoder.config, "max_position_embeddings", None)
     if positions is None:
         return
     # RoBERTa and its kin start counting positions after the padding index.
     reserved = (encoder.config.pad_token_id or 0) + 1 if "roberta" in encoder.config.model_type else 0
-    if recipe.data.max_length > positions - reserved:
+    allowed = positions - reserved - answer
+    if recipe.data.max_length > allowed:
+        beside = f" beside an answer of {answer}" if answer else ""
+        advice = f"Set data.max_length={allowed} or less." if allowed > 0 else "Lower data.max_target_length."
         raise RecipeError(
-            f"data.max_length: {recipe.data.max_length} tokens are more than '{recipe.model.path}' allows "
-            f"({positions - reserved}). Set data.max_length={positions - reserved} or less."
+            f"data.max_length: {recipe.data.max_length} tokens are more than '{recipe.model.path}' allows{beside} "
+            f"({max(allowed, 0)}). {advice}"
         )

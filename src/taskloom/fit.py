@@ -11,12 +11,13 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.utils import logging as transformers_logging
 
-from taskloom.build import build_model, build_suite, recipe_tokenizer, refuse_long_examples
+from taskloom.build import build_model, build_suite, layout, recipe_tokenizer, refuse_long_examples
 from taskloom.callbacks import GracefulStop, MetricsWriter, ProgressLine
 from taskloom.errors import RecipeError
 from taskloom.evaluation import majority_baseline
+from taskloom.generative import GenerativeModel
 from taskloom.inference import Scores, dev_splits, mean_score, split_title
-from taskloom.model import ENCODER_FOLDER, MultiTaskModel
+from taskloom.model import MultiTaskModel
 from taskloom.predictor import load
 from taskloom.recipe import Recipe
 from taskloom.report import learning_curves, score_markdown, score_table
@@ -26,6 +27,8 @@ from taskloom.tasks import Task, TaskSuite
 from taskloom.training import SCORES_FILE, MultiTaskTrainer
 
 __all__ = ["evaluate", "fit"]
+
+Model = MultiTaskModel | GenerativeModel
 
 
 def fit(recipe: Recipe, resume: bool = False, quiet: bool = False) -> RunFolder:
@@ -48,7 +51,7 @@ def fit(recipe: Recipe, resume: bool = False, quiet: bool = False) -> RunFolder:
     suite = build_suite(recipe)
     model = build_model(recipe, list(suite))
     if recipe.data.on_too_long == "error":
-        refuse_long_examples(recipe, suite)
+        refuse_long_examples(recipe, suite, model)
     with RunFolder.create(recipe.output, recipe, resume) as run:
         if run.finished:
             console.print(f"{run.path} is finished: there is nothing to resume.")
@@ -58,7 +61,7 @@ def fit(recipe: Recipe, resume: bool = False, quiet: bool = False) -> RunFolder:
     return run
 
 
-def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: MultiTaskModel, console: Console) -> None:
+def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: Model, console: Console) -> None:
     settings = recipe.training
     tokenizer = recipe_tokenizer(recipe)
     stop, progress = GracefulStop(console), ProgressLine(console)
@@ -69,6 +72,7 @@ def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: MultiTaskMod
         tokenizer,
         sampling=_sampling(recipe),
         max_length=recipe.data.max_length,
+        max_target_length=recipe.data.max_target_length,
         on_too_long=recipe.data.on_too_long,
         mixed=recipe.sampling.mix == "mixed",
         group_by_length=recipe.sampling.group_by_length,
@@ -100,7 +104,7 @@ def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: MultiTaskMod
         stop.restore()
     if stop.requested:
         raise KeyboardInterrupt
-    tokenizer.save_pretrained(str(run.model_folder / ENCODER_FOLDER))
+    tokenizer.save_pretrained(str(run.model_folder / model.backbone_folder))
 
 
 def _conclude(recipe: Recipe, run: RunFolder, suite: TaskSuite, console: Console) -> None:
@@ -112,7 +116,7 @@ def _conclude(recipe: Recipe, run: RunFolder, suite: TaskSuite, console: Console
     inference = predictor.inference(recipe.training.eval_batch_size)
     for task in suite:
         for split in task.test_splits:
-            items = suite.task_features(task.name, split, predictor.tokenizer, recipe.data.max_length)
+            items = suite.task_features(task.name, split, predictor.tokenizer, **layout(recipe, predictor.model))
             predictions, _ = inference.predict(task, items, suite.examples(task.name, split))
             file_name = task.submission.get(split) or f"{split_title(task.name, split).replace('/', '-')}.tsv"
             run.write_submission(file_name, _submitted(task, predictions))
@@ -140,9 +144,9 @@ def evaluate(run: str | Path, split: str = "dev") -> Scores:
     suite = build_suite(predictor.recipe)
     scored = {}
     for task in suite:
-        if split in task.splits and suite.examples(task.name, split).targets is not None:
-            length = predictor.recipe.data.max_length
-            scored[task.name, split] = suite.task_features(task.name, split, predictor.tokenizer, length)
+        if split in task.splits and (task.kind == "lm" or suite.examples(task.name, split).targets is not None):
+            settings = layout(predictor.recipe, predictor.model)
+            scored[task.name, split] = suite.task_features(task.name, split, predictor.tokenizer, **settings)
     scores, _ = predictor.inference(predictor.recipe.training.eval_batch_size).score(suite, scored)
     return scores
 
@@ -158,6 +162,10 @@ def _submitted(task: Task, predictions: list[Any]) -> list[str]:
             return [f"{value:.3f}" for value in predictions]
         case "token":
             return [" ".join(str(labels[tag]) for tag in sentence) for sentence in predictions]
+        case "text2text":
+            return [" ".join(answer.split()) for answer in predictions]
+        case "lm":
+            return [f"{loss:.4f}" for loss in predictions]
         case _:
             return [" ".join(answer.text.split()) for answer in predictions]
 

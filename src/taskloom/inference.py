@@ -1,6 +1,6 @@
 """Running a trained model over examples: outputs, predictions and scores."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 from taskloom.evaluation import primary, score_task
 from taskloom.evaluation.prediction import classes, tags, values
 from taskloom.evaluation.span import Answer, best_answers
+from taskloom.generative import GenerativeModel
 from taskloom.model import MultiTaskModel
-from taskloom.tasks import Examples, MultiTaskCollator, Task, TaskFeatures, TaskSuite
+from taskloom.tasks import Examples, Task, TaskFeatures, TaskSuite
 
 __all__ = ["Inference", "Outputs", "dev_splits", "mean_score"]
 
@@ -42,7 +43,9 @@ class Inference:
         batch_size: items a forward pass.
     """
 
-    def __init__(self, model: MultiTaskModel, collator: MultiTaskCollator, batch_size: int = 64) -> None:
+    def __init__(
+        self, model: MultiTaskModel | GenerativeModel, collator: Callable[..., Any], batch_size: int = 64
+    ) -> None:
         self.model = model
         self.collator = collator
         self.batch_size = batch_size
@@ -104,6 +107,10 @@ class Inference:
             [context for _, context in examples.texts],
         )
 
+    def _targets(self, task: Task, features: TaskFeatures, examples: Examples) -> Sequence[Any]:
+        """Return what predictions are compared with."""
+        return examples.targets or []
+
     def score(self, suite: TaskSuite, features: dict[tuple[str, str], TaskFeatures]) -> tuple[Scores, dict[str, float]]:
         """Score splits that have targets.
 
@@ -122,7 +129,7 @@ class Inference:
             if task.kind == "span":
                 predictions = [answer.text for answer in predictions]
             title = split_title(name, split)
-            scores[title] = score_task(task, predictions, examples.targets or [])
+            scores[title] = score_task(task, predictions, self._targets(task, items, examples))
             losses[title] = outputs.loss if outputs.loss is not None else float("nan")
         return scores, losses
 

@@ -1,8 +1,9 @@
 """One encoder, one head per task: the model that is trained, saved and used for predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from peft import PeftModel
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
@@ -10,14 +11,24 @@ from pydantic import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from taskloom.errors import RunError
 from taskloom.heads import TaskHeads, mean_over_tasks
 from taskloom.storage import write_atomically
 from taskloom.tasks import Task
 
-__all__ = ["MultiTaskModel", "Pooling", "read_declaration"]
+__all__ = [
+    "Declaration",
+    "MultiTaskModel",
+    "Pooling",
+    "count_parameters",
+    "load_backbone",
+    "read_declaration",
+    "require_tasks",
+    "save_backbone",
+    "save_declaration",
+]
 
 Pooling = Literal["pooler", "cls", "mean"]
 
@@ -30,7 +41,8 @@ ADAPTER_FILE = "adapter_model.safetensors"
 class Declaration(BaseModel):
     """What a saved model says about itself, besides its weights."""
 
-    pooling: Pooling
+    family: Literal["encoder", "generative"] = "encoder"
+    pooling: Pooling | None = None
     tasks: tuple[Task, ...]
 
 
@@ -44,6 +56,9 @@ class MultiTaskModel(nn.Module):
             real tokens. None takes the pooler if the encoder has one, else the first token.
         head_dropout: dropout before the heads.
     """
+
+    backbone_folder: ClassVar[str] = ENCODER_FOLDER
+    layout: Literal["encoder"] = "encoder"
 
     def __init__(
         self,
@@ -112,14 +127,16 @@ class MultiTaskModel(nn.Module):
         weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
         return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that belong to single tasks."""
+        return list(self.heads.parameters())
+
     def save(self, folder: Path) -> None:
         """Write the trained parts: ``encoder/`` (whole, or only the adapter) and ``heads.safetensors``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.encoder.save_pretrained(str(folder / ENCODER_FOLDER))
+        save_backbone(self.encoder, folder / ENCODER_FOLDER)
         heads = {name: value.contiguous() for name, value in self.heads.state_dict().items()}
         save_file(heads, folder / HEADS_FILE)
-        declaration = Declaration(pooling=self.pooling, tasks=self.tasks)
-        write_atomically(folder / DECLARATION_FILE, declaration.model_dump_json(indent=2, exclude_defaults=True))
+        save_declaration(folder, Declaration(pooling=self.pooling, tasks=self.tasks))
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote into this model, which must have the same encoder, adapter and tasks.
@@ -127,38 +144,78 @@ class MultiTaskModel(nn.Module):
         Raises:
             RunError: the files are of another model, adapter or task list.
         """
-        declaration = read_declaration(folder)
-        saved = [task.name for task in declaration.tasks]
-        if saved != [task.name for task in self.tasks]:
-            raise RunError(
-                f"{folder}: was trained on the tasks {', '.join(saved)}, "
-                f"not on {', '.join(task.name for task in self.tasks)}. Use the recipe that it was trained with."
-            )
-        self.pooling = declaration.pooling
-        try:
-            self._load_encoder(folder / ENCODER_FOLDER)
+        declaration = require_tasks(folder, self.tasks)
+        self.pooling = declaration.pooling or self.pooling
+        load_backbone(self.encoder, folder / ENCODER_FOLDER, folder)
+        with _fits(folder):
             self.heads.load_state_dict(load_file(folder / HEADS_FILE))
-        except (RuntimeError, KeyError, OSError, SafetensorError) as error:
-            raise RunError(
-                f"{folder}: does not fit this recipe's model, adapter or labels "
-                f"({str(error).strip().splitlines()[0]}). Use the recipe that it was trained with."
-            ) from error
-
-    def _load_encoder(self, folder: Path) -> None:
-        if isinstance(self.encoder, PeftModel):
-            state = load_file(folder / ADAPTER_FILE)
-            expected = set(get_peft_model_state_dict(self.encoder, save_embedding_layers=False))
-            if difference := expected.symmetric_difference(state):
-                raise KeyError(f"adapter parameters differ, first: {min(difference)}")
-            set_peft_model_state_dict(self.encoder, state)
-        else:
-            trained = AutoModel.from_pretrained(str(folder), dtype=self.encoder.dtype)
-            self.encoder.load_state_dict(trained.state_dict())
 
     def trainable_parameters(self) -> tuple[int, int]:
         """Return the number of trained and of all parameters."""
-        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.parameters()]
-        return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+        return count_parameters(self)
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Return the number of trained and of all parameters."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+
+
+def save_backbone(backbone: PreTrainedModel | PeftModel, folder: Path) -> None:
+    """Write a pretrained model's weights, or only its adapter's."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    backbone.save_pretrained(str(folder))
+
+
+def load_backbone(backbone: PreTrainedModel | PeftModel, folder: Path, run: Path) -> None:
+    """Read what `save_backbone` wrote into a model of the same kind.
+
+    Raises:
+        RunError: the files are of another model or adapter; the message names `run`.
+    """
+    with _fits(run):
+        if isinstance(backbone, PeftModel):
+            state = load_file(folder / ADAPTER_FILE)
+            expected = set(get_peft_model_state_dict(backbone, save_embedding_layers=False))
+            if difference := expected.symmetric_difference(state):
+                raise KeyError(f"adapter parameters differ, first: {min(difference)}")
+            set_peft_model_state_dict(backbone, state)
+        else:
+            trained = type(backbone).from_pretrained(str(folder), dtype=backbone.dtype)
+            backbone.load_state_dict(trained.state_dict())
+
+
+def save_declaration(folder: Path, declaration: Declaration) -> None:
+    """Write what a saved model says about itself."""
+    write_atomically(folder / DECLARATION_FILE, declaration.model_dump_json(indent=2, exclude_defaults=True))
+
+
+def require_tasks(folder: Path, tasks: Sequence[Task]) -> Declaration:
+    """Return what a saved model says about itself.
+
+    Raises:
+        RunError: the folder holds no saved model, or one of other tasks.
+    """
+    declaration = read_declaration(folder)
+    saved = [task.name for task in declaration.tasks]
+    if saved != [task.name for task in tasks]:
+        raise RunError(
+            f"{folder}: was trained on the tasks {', '.join(saved)}, "
+            f"not on {', '.join(task.name for task in tasks)}. Use the recipe that it was trained with."
+        )
+    return declaration
+
+
+@contextmanager
+def _fits(folder: Path) -> Iterator[None]:
+    """Say of weights that do not fit what they do not fit."""
+    try:
+        yield
+    except (RuntimeError, KeyError, OSError, SafetensorError) as error:
+        raise RunError(
+            f"{folder}: does not fit this recipe's model, adapter or labels "
+            f"({str(error).strip().splitlines()[0]}). Use the recipe that it was trained with."
+        ) from error
 
 
 def read_declaration(folder: Path) -> Declaration:

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from taskloom.build import build_model, recipe_tokenizer
+from taskloom.build import build_inference, build_model, layout, recipe_tokenizer
 from taskloom.errors import RunError
-from taskloom.evaluation.prediction import records
+from taskloom.evaluation.prediction import answer_records, records
+from taskloom.generative import GenerativeModel
 from taskloom.inference import Inference
-from taskloom.model import ENCODER_FOLDER, read_declaration
+from taskloom.model import MultiTaskModel, read_declaration
 from taskloom.recipe import Recipe
 from taskloom.runs import RunFolder
-from taskloom.tasks import Examples, MultiTaskCollator, TaskSuite
+from taskloom.tasks import Examples, TaskSuite
 from taskloom.tasks.examples import examples_from_inputs
 
 __all__ = ["Predictor", "load"]
@@ -33,9 +34,12 @@ class Predictor:
         self.recipe = recipe
         self.suite = suite
         source = recipe
+        generative = read_declaration(folder).family == "generative"
         if recipe.adapter.method == "none":
             # All weights are in the run: it does not depend on the backbone's files any more.
-            model = recipe.model.model_copy(update={"path": str(folder / ENCODER_FOLDER), "revision": None})
+            home = GenerativeModel.backbone_folder if generative else MultiTaskModel.backbone_folder
+            trained = {"path": str(folder / home), "revision": None, "gguf_file": None}
+            model = recipe.model.model_copy(update=trained)
             source = recipe.model_copy(update={"model": model})
         self.tokenizer = recipe_tokenizer(source)
         self.model = build_model(source, list(suite))
@@ -44,7 +48,7 @@ class Predictor:
 
     def inference(self, batch_size: int = 64) -> Inference:
         """Return the model with a collator for batches of `batch_size` examples."""
-        return Inference(self.model, MultiTaskCollator(self.tokenizer, self.suite), batch_size)
+        return build_inference(self.recipe, self.model, self.suite, self.tokenizer, batch_size)
 
     def predict(
         self,
@@ -57,13 +61,16 @@ class Predictor:
         Args:
             task: name of the task.
             inputs: for each example its text, its texts in the order of the task's `inputs`, or a mapping of columns.
+                An instruction or a template is filled in for mappings; a text stands for the whole prompt.
                 A token task takes lists of words or text that is split at white space. Or what `TaskSuite.read_inputs`
                 read from a file.
             batch_size: examples a forward pass.
 
         Returns:
             One record an example: ``{"label": name, "probabilities": {name: share}}`` for classification,
-            ``{"value": number}`` for regression, ``{"tags": [names]}`` for token, ``{"answer": text}`` for span tasks.
+            ``{"value": number}`` for regression (and for lm, the mean negative log-likelihood a token),
+            ``{"tags": [names]}`` for token, ``{"answer": text}`` for span and text2text tasks, the latter with the
+            ``probabilities`` of the choices if it has them.
 
         Raises:
             DataError: no task of that name, or an example that lacks a column.
@@ -72,8 +79,12 @@ class Predictor:
         examples = inputs if isinstance(inputs, Examples) else examples_from_inputs(declared, inputs)
         if not len(examples):
             return []
-        features = self.suite.encode(task, examples, self.tokenizer, self.recipe.data.max_length)
+        features = self.suite.encode(task, examples, self.tokenizer, **layout(self.recipe, self.model))
         predictions, outputs = self.inference(batch_size).predict(declared, features, examples)
+        if declared.kind == "lm":
+            return [{"value": float(loss)} for loss in predictions]
+        if declared.kind == "text2text":
+            return answer_records(predictions, examples.choices, outputs.logits)
         logits = np.stack(outputs.logits) if declared.kind == "classification" else None
         return records(declared, predictions, logits)
 

@@ -22,11 +22,14 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import IntervalStrategy, sort_checkpoints
 
 from taskloom.aggregation import aggregate_gradients, find_aggregator
+from taskloom.generation import TextInference
+from taskloom.generative import GenerativeModel
 from taskloom.inference import Inference, Scores, dev_splits, mean_score, split_title
 from taskloom.model import MultiTaskModel
 from taskloom.sampling import Proportional, Sampling, TaskBatchSampler, Uncertainty
 from taskloom.storage import PARTIAL_SUFFIX, staged_folder, write_atomically
 from taskloom.tasks import MultiTaskCollator, TaskSuite
+from taskloom.tasks.collate_text import Text2TextCollator
 from taskloom.uncertainty import UncertaintyScorer
 
 __all__ = ["MultiTaskTrainer"]
@@ -36,15 +39,16 @@ SCORES_FILE = "scores.json"
 
 
 class MultiTaskTrainer(Trainer):
-    """Train a `MultiTaskModel` on a `TaskSuite`.
+    """Train a `MultiTaskModel` or a `GenerativeModel` on a `TaskSuite`.
 
     Args:
-        model: the model, with the heads of the suite's tasks.
+        model: the model of the suite's tasks.
         args: the Trainer's arguments; `metric_for_best_model` is ``"mean"``, the mean of the tasks' primary metrics.
         suite: the tasks and their data.
         tokenizer: the encoder's tokenizer.
         sampling: which examples come next.
         max_length: longest input, in tokens.
+        max_target_length: longest answer of text2text tasks that do not say their own, in tokens.
         on_too_long: ``"truncate"`` longer inputs or raise an ``"error"``.
         mixed: whether a batch may hold examples of several tasks.
         group_by_length: batch examples of similar length.
@@ -64,13 +68,14 @@ class MultiTaskTrainer(Trainer):
 
     def __init__(
         self,
-        model: MultiTaskModel,
+        model: MultiTaskModel | GenerativeModel,
         args: TrainingArguments,
         suite: TaskSuite,
         tokenizer: Any,
         *,
         sampling: Sampling | None = None,
         max_length: int = 128,
+        max_target_length: int = 128,
         on_too_long: Literal["truncate", "error"] = "truncate",
         mixed: bool = True,
         group_by_length: bool = True,
@@ -93,12 +98,23 @@ class MultiTaskTrainer(Trainer):
         self.best_folder = best_folder
         self.checkpoints = Path(args.output_dir or "checkpoints")
         self.head_learning_rate = head_learning_rate
+        layout: dict[str, Any] = {
+            "max_length": max_length,
+            "on_too_long": on_too_long,
+            "max_target_length": max_target_length,
+            "decoder_only": model.layout == "decoder",
+        }
         self.dev_features = {
-            (task.name, split): suite.task_features(task.name, split, tokenizer, max_length, on_too_long)
+            (task.name, split): suite.task_features(task.name, split, tokenizer, **layout)
             for task, split in dev_splits(suite)
         }
-        train_features = suite.features(tokenizer, max_length, "train", on_too_long)
-        collator = MultiTaskCollator(tokenizer, suite, pad_to=pad_to)
+        train_features = suite.features(tokenizer, **layout)
+        if isinstance(model, GenerativeModel):
+            collator = Text2TextCollator(tokenizer, model.layout == "decoder", pad_to)
+            self.inference: Inference = TextInference(model, tokenizer, args.eval_batch_size, max_target_length)
+        else:
+            collator = MultiTaskCollator(tokenizer, suite, pad_to=pad_to)
+            self.inference = Inference(model, collator, args.eval_batch_size)
         self.batch_sampler = TaskBatchSampler(
             self.sampling,
             train_features.sizes,
@@ -125,7 +141,6 @@ class MultiTaskTrainer(Trainer):
             callbacks=callbacks,
         )
         self.add_callback(_Schedule(self.batch_sampler))
-        self.inference = Inference(model, collator, args.eval_batch_size)
         self.scorer = UncertaintyScorer(
             list(suite),
             {
@@ -158,7 +173,7 @@ class MultiTaskTrainer(Trainer):
         """Give the heads their own learning rate if they have one."""
         optimizer = super().create_optimizer(model)
         if self.head_learning_rate is not None:
-            heads = {id(parameter) for parameter in self.network.heads.parameters()}
+            heads = {id(parameter) for parameter in self.network.head_parameters()}
             for group in list(optimizer.param_groups):
                 own = [parameter for parameter in group["params"] if id(parameter) in heads]
                 group["params"] = [parameter for parameter in group["params"] if id(parameter) not in heads]

@@ -167,8 +167,10 @@ def test_cut_answers_are_counted(tokenizer):
     task = Task(name="t", kind="text2text", inputs=("a",))
     suite = suite_of(task, [("the cat",), ("a",)], ["a dog ran", "a dog ran far away"])
     with pytest.raises(DataError, match=r"1 of 2 examples .* the first at t\.tsv:3"):
-        suite.task_features("t", "train", tokenizer, 5, on_too_long="error")
-    assert [len(item["target_ids"]) for item in suite.features(tokenizer, 5).__getitems__([0, 1])] == [5, 5]
+        suite.task_features("t", "train", tokenizer, 5, on_too_long="error", max_target_length=5)
+    items = suite.features(tokenizer, 5, max_target_length=5).__getitems__([0, 1])
+    assert [len(item["target_ids"]) for item in items] == [5, 5]
+    assert tokenizer.decode(items[1]["target_ids"]) == "[CLS] a dog ran [SEP]"
 
 
 def test_generative_kinds_have_input_and_target_ids(tokenizer):

@@ -18,7 +18,11 @@ __all__ = ["adapt"]
 
 
 def adapt(
-    encoder: PreTrainedModel, adapter: AdapterSection, num_tasks: int, max_length: int
+    encoder: PreTrainedModel,
+    adapter: AdapterSection,
+    num_tasks: int,
+    max_length: int,
+    task_type: str | None = None,
 ) -> PreTrainedModel | PeftModel:
     """Wrap the encoder as the recipe says, or freeze some of its layers if it names no method.
 
@@ -27,6 +31,7 @@ def adapt(
         adapter: the recipe's section.
         num_tasks: number of tasks of the suite.
         max_length: longest input in tokens, the default extent of CA-MTL's conditional attention.
+        task_type: PEFT's name of what the model is for, unless the recipe gives one; None for encoders.
 
     Raises:
         UserError: an unknown method, setting or layer, or an encoder that the method does not fit.
@@ -37,7 +42,7 @@ def adapt(
     if adapter.method == "ca_mtl":
         config = CAMTLConfig(**{**asdict(ca_mtl_settings(adapter, max_length)), "num_tasks": num_tasks})
     else:
-        config = _peft_config(adapter.method, adapter.options)
+        config = _peft_config(adapter.method, adapter.options, task_type)
     try:
         return get_peft_model(encoder, config)
     except UserError as error:
@@ -46,7 +51,7 @@ def adapt(
         raise RecipeError(f"adapter: {adapter.method} does not fit {type(encoder).__name__}: {error}") from error
 
 
-def _peft_config(method: str, options: dict[str, Any]) -> PeftConfig:
+def _peft_config(method: str, options: dict[str, Any], task_type: str | None) -> PeftConfig:
     classes = {name.value.lower(): found for name, found in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if method not in classes:
         raise RecipeError(f"adapter.method: unknown '{method}'.{did_you_mean(method, ['none', 'ca_mtl', *classes])}")
@@ -55,7 +60,7 @@ def _peft_config(method: str, options: dict[str, Any]) -> PeftConfig:
         if option not in known:
             raise RecipeError(f"adapter.{option}: {method} has no such setting.{did_you_mean(option, known)}")
     try:
-        return classes[method](**options)
+        return classes[method](**{"task_type": task_type, **options})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"adapter: settings of {method} are wrong: {error}") from error
 

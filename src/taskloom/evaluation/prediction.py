@@ -13,7 +13,7 @@ from scipy.special import softmax
 if TYPE_CHECKING:
     from taskloom.tasks.task import Task
 
-__all__ = ["classes", "records", "tags", "values"]
+__all__ = ["answer_records", "classes", "records", "tags", "values"]
 
 Logits = NDArray[np.floating]
 
@@ -82,3 +82,19 @@ def records(task: "Task", predictions: Sequence[Any], logits: Logits | None = No
             return [{"answer": answer.text} for answer in predictions]
         case _:
             raise ValueError(f"`task` is of kind '{task.kind}', which predicts by generating text")
+
+
+def answer_records(
+    answers: Sequence[str], choices: Sequence[Sequence[str]] | None, scores: Sequence[Logits]
+) -> list[dict[str, Any]]:
+    """Return one readable record an example of a text2text task: ``{"answer": text}``.
+
+    Where the answer was chosen, ``probabilities`` are the shares of the choices: the softmax of `scores`, each choice's
+    log-probability.
+    """
+    if choices is None:
+        return [{"answer": answer} for answer in answers]
+    return [
+        {"answer": answer, "probabilities": dict(zip(texts, softmax(values).tolist(), strict=True))}
+        for answer, texts, values in zip(answers, choices, scores, strict=True)
+    ]

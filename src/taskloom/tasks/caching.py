@@ -20,7 +20,7 @@ from taskloom.storage import staged_folder
 from taskloom.tasks.encoding import encode_batch, storage_types
 from taskloom.tasks.examples import Examples
 from taskloom.tasks.features import TaskFeatures, token_counts
-from taskloom.tasks.task import Task
+from taskloom.tasks.task import GENERATIVE_KINDS, Task
 
 __all__ = ["Tokenising", "build_features", "cached_features"]
 
@@ -41,6 +41,8 @@ class Tokenising:
     max_length: int
     on_too_long: Literal["truncate", "error"]
     stride: int
+    max_target_length: int = 128
+    decoder_only: bool = False
 
 
 def build_features(task: Task, task_id: int, split: str, examples: Examples, settings: Tokenising) -> TaskFeatures:
@@ -98,8 +100,20 @@ def _tokenise(task: Task, examples: Examples, settings: Tokenising) -> tuple[dat
         batch = slice(first, first + BATCH_SIZE)
         targets = None if examples.targets is None else examples.targets[batch]
         encoded = encode_batch(
-            task, examples.texts[batch], targets, settings.tokenizer, settings.max_length, settings.stride
+            task,
+            examples.texts[batch],
+            targets,
+            settings.tokenizer,
+            settings.max_length,
+            settings.stride,
+            task.max_target_length or settings.max_target_length,
+            settings.decoder_only,
         )
+        if encoded.empty:
+            raise DataError(
+                f"{examples.where(first + encoded.empty[0])}: the target of task '{task.name}' has no tokens; "
+                "give every example a text that the model's tokenizer knows"
+            )
         if "example" in encoded.columns:
             encoded.columns["example"] = [first + example for example in encoded.columns["example"]]
         too_long.extend(first + index for index in encoded.too_long)
@@ -134,7 +148,9 @@ def _warn_once(message: str) -> None:
 def _content_key(task: Task, examples: Examples, settings: Tokenising) -> str:
     """Return a hash of all that the items depend on."""
     tokenizer = _tokenizer_content(settings.tokenizer)
-    parts = [FORMAT_VERSION, task.kind, settings.max_length, settings.stride, tokenizer]
+    parts: list[Any] = [FORMAT_VERSION, task.kind, settings.max_length, settings.stride, tokenizer]
+    if task.kind in GENERATIVE_KINDS:
+        parts += [task.max_target_length or settings.max_target_length, settings.decoder_only]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for texts in examples.texts:
         digest.update(json.dumps(texts).encode())

@@ -8,7 +8,9 @@ import numpy as np
 from datasets import Features, List, Value
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from taskloom.tasks.task import Kind, Task
+from taskloom.tasks.answers import answer_ids, language_ids, prompt_ids
+from taskloom.tasks.targets import accepted
+from taskloom.tasks.task import GENERATIVE_KINDS, Kind, Task
 
 __all__ = ["IGNORED", "ITEM_COLUMNS", "Encoded", "encode_batch", "storage_types"]
 
@@ -34,10 +36,11 @@ _TYPES = {
 
 @dataclass
 class Encoded:
-    """Columns of equal length, and the indices of the examples that were cut."""
+    """Columns of equal length, and the indices of the examples that were cut, and whose target has no tokens."""
 
     columns: dict[str, list[Any]]
     too_long: list[int] = field(default_factory=list)
+    empty: list[int] = field(default_factory=list)
 
 
 def storage_types(columns: Sequence[str]) -> Features:
@@ -52,6 +55,8 @@ def encode_batch(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     stride: int,
+    max_target_length: int = 128,
+    decoder_only: bool = False,
 ) -> Encoded:
     """Return the items of a batch of examples.
 
@@ -63,7 +68,8 @@ def encode_batch(
     - span: one item for each window over the context, `span_labels` (positions of the first and last token of the
       first answer; of the classification token where the window lacks it), and always `example` (index within the
       batch), `starts` and `ends` (each token's [start, end) in the context, -1 for tokens outside of the context).
-    - text2text: `target_ids`.
+    - text2text: `target_ids`, those of the first right answer. See `taskloom.tasks.answers`.
+    - lm, for decoder-only models: `input_ids` is the first token, `target_ids` are the others.
 
     Args:
         task: The task.
@@ -72,7 +78,11 @@ def encode_batch(
         tokenizer: A fast tokenizer.
         max_length: The most tokens of an item.
         stride: Tokens by which neighbouring windows overlap; at most half of the room that is left for the context.
+        max_target_length: The most tokens of an answer.
+        decoder_only: Whether prompt and answer go into one row.
     """
+    if task.kind in GENERATIVE_KINDS:
+        return _encode_language(task, texts, targets, tokenizer, max_length, max_target_length, decoder_only)
     return _ENCODERS[task.kind](texts, targets, tokenizer, max_length, stride)
 
 
@@ -91,19 +101,27 @@ def _encode_texts(
 
 
 def _encode_language(
+    task: Task,
     texts: Sequence[tuple[str, ...]],
     targets: Sequence[Any] | None,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    stride: int,  # noqa: ARG001
+    max_target_length: int,
+    decoder_only: bool,
 ) -> Encoded:
-    encoded, too_long = _tokenize(texts, tokenizer, max_length)
-    columns = {"input_ids": encoded["input_ids"]}
+    prompts = [text for (text,) in texts]
+    if task.kind == "lm" and decoder_only:
+        first, others, too_long = language_ids(prompts, tokenizer, max_length)
+        empty = [index for index, row in enumerate(others) if not row]
+        return Encoded({"input_ids": first, "target_ids": others}, too_long, empty)
+    rows, too_long = prompt_ids(prompts, tokenizer, max_length, decoder_only)
+    columns = {"input_ids": rows}
+    empty: list[int] = []
     if targets is not None:
-        answers, too_long_answers = _tokenize([(target,) for target in targets], tokenizer, max_length, ["text_target"])
-        columns["target_ids"] = answers["input_ids"]
-        too_long = sorted({*too_long, *too_long_answers})
-    return Encoded(columns, too_long)
+        answers = [accepted(target)[0] for target in targets]
+        columns["target_ids"], cut, empty = answer_ids(prompts, answers, tokenizer, max_target_length, decoder_only)
+        too_long = sorted({*too_long, *cut})
+    return Encoded(columns, too_long, empty)
 
 
 def _encode_words(
@@ -266,6 +284,4 @@ _ENCODERS: dict[Kind, Callable[..., Encoded]] = {
     "regression": _encode_texts,
     "token": _encode_words,
     "span": _encode_spans,
-    "text2text": _encode_language,
-    "lm": _encode_language,
 }

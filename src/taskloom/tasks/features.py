@@ -40,7 +40,7 @@ class TaskFeatures(Dataset):
 
     Attributes:
         task: The task.
-        lengths: Tokens of each item, shape [items].
+        lengths: Tokens of each item, those of a generated answer included, shape [items].
         windows: Of a span task, the place of each item; otherwise None.
     """
 
@@ -50,6 +50,8 @@ class TaskFeatures(Dataset):
         self._stored = stored
         self._items = stored.select_columns([name for name in ITEM_COLUMNS if name in stored.column_names])
         self.lengths = token_counts(stored)
+        if "target_ids" in stored.column_names:
+            self.lengths = self.lengths + token_counts(stored, "target_ids")
         self.windows = (
             Windows(np.asarray(stored.data.column("example")), stored.select_columns(["starts", "ends"]))
             if task.kind == "span"
@@ -110,7 +112,7 @@ class MultiTaskDataset(Dataset):
         return items
 
 
-def token_counts(stored: datasets.Dataset) -> np.ndarray:
+def token_counts(stored: datasets.Dataset, name: str = "input_ids") -> np.ndarray:
     """Return the number of tokens of each stored item, shape [items], without reading the tokens."""
-    chunks = stored.data.column("input_ids").chunks
+    chunks = stored.data.column(name).chunks
     return np.concatenate([np.diff(chunk.offsets.to_numpy()) for chunk in chunks]).astype(np.int64)

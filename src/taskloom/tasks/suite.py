@@ -143,13 +143,14 @@ class TaskSuite:
         split: str = "train",
         on_too_long: Literal["truncate", "error"] = "truncate",
         stride: int = 128,
+        max_target_length: int = 128,
+        decoder_only: bool = False,
     ) -> "MultiTaskDataset":
         """Return one split of all tasks as token ids, tokenised once and cached; arguments as `task_features`."""
         from taskloom.tasks.features import MultiTaskDataset
 
-        return MultiTaskDataset(
-            [self.task_features(name, split, tokenizer, max_length, on_too_long, stride) for name in self.names]
-        )
+        settings = (split, tokenizer, max_length, on_too_long, stride, max_target_length, decoder_only)
+        return MultiTaskDataset([self.task_features(name, *settings) for name in self.names])
 
     def task_features(
         self,
@@ -159,6 +160,8 @@ class TaskSuite:
         max_length: int,
         on_too_long: Literal["truncate", "error"] = "truncate",
         stride: int = 128,
+        max_target_length: int = 128,
+        decoder_only: bool = False,
     ) -> "TaskFeatures":
         """Return one split of one task as token ids, tokenised once and cached.
 
@@ -170,6 +173,8 @@ class TaskSuite:
             on_too_long: What to do with longer examples: cut them (and log how many), or raise. Span tasks never
                 cut their context but slide a window over it.
             stride: Tokens by which neighbouring windows of a span task overlap.
+            max_target_length: The most tokens of a text2text answer, of tasks that do not say their own.
+            decoder_only: Whether prompts and answers are for a model that reads them as one text.
 
         Raises:
             DataError: There is no such split, or an example is too long and `on_too_long` is "error".
@@ -177,7 +182,7 @@ class TaskSuite:
         """
         from taskloom.tasks.caching import Tokenising, cached_features
 
-        settings = Tokenising(tokenizer, max_length, on_too_long, stride)
+        settings = Tokenising(tokenizer, max_length, on_too_long, stride, max_target_length, decoder_only)
         folder = self.cache_dir / "features"
         return cached_features(self[name], self.index(name), split, self.examples(name, split), settings, folder)
 
@@ -189,6 +194,8 @@ class TaskSuite:
         max_length: int,
         on_too_long: Literal["truncate", "error"] = "truncate",
         stride: int = 128,
+        max_target_length: int = 128,
+        decoder_only: bool = False,
     ) -> "TaskFeatures":
         """Return new inputs of a task as items for the collator, without targets.
 
@@ -200,6 +207,8 @@ class TaskSuite:
             max_length: Tokens.
             on_too_long: "truncate" or "error".
             stride: Tokens.
+            max_target_length: Tokens.
+            decoder_only: As for `task_features`.
 
         Raises:
             DataError: An example lacks a column, has the wrong number of texts, or is too long.
@@ -208,7 +217,7 @@ class TaskSuite:
 
         task = self[name]
         examples = inputs if isinstance(inputs, Examples) else examples_from_inputs(task, inputs)
-        settings = Tokenising(tokenizer, max_length, on_too_long, stride)
+        settings = Tokenising(tokenizer, max_length, on_too_long, stride, max_target_length, decoder_only)
         return build_features(task, self.index(name), "input", examples, settings)
 
     def read_inputs(self, name: str, path: Path | str) -> Examples:

@@ -1,0 +1,126 @@
+"""Answers of a trained generative model: by greedy generation, or the likeliest of an example's choices."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from taskloom.generative import GenerativeModel
+from taskloom.inference import Inference, Outputs
+from taskloom.tasks import Examples, Task, TaskFeatures
+from taskloom.tasks.answers import answer_ids
+from taskloom.tasks.collate_text import Text2TextCollator
+
+__all__ = ["TextInference"]
+
+
+class TextInference(Inference):
+    """A generative model with what it takes to feed it and to read its answers.
+
+    Args:
+        model: the model; it is put into evaluation mode for every call and back into its former mode.
+        tokenizer: its tokenizer.
+        batch_size: examples (or choices of examples) a forward pass.
+        max_target_length: longest answer in tokens, of tasks that do not say their own.
+    """
+
+    def __init__(
+        self,
+        model: GenerativeModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int = 64,
+        max_target_length: int = 128,
+    ) -> None:
+        self.text_collator = Text2TextCollator(tokenizer, model.layout == "decoder")
+        super().__init__(model, self.text_collator, batch_size)
+        self.generative = model
+        self.tokenizer = tokenizer
+        self.max_target_length = max_target_length
+
+    @torch.no_grad()
+    def predict(self, task: Task, features: TaskFeatures, examples: Examples) -> tuple[list[Any], Outputs]:
+        """Answer all examples of one task.
+
+        Returns:
+            The answers as texts (of an lm task, each text's mean negative log-likelihood a token), and the outputs:
+            `logits` are the log-probabilities of each example's choices, in the order of `Examples.choices`, if the
+            task ranks them; `loss` is None without targets.
+        """
+        training = self.model.training
+        self.model.eval()
+        try:
+            items = features.__getitems__(range(len(features)))
+            losses = self._forward(items, "example_loss") if items and "target_ids" in items[0] else None
+            loss = None if losses is None else float(np.mean(losses))
+            if task.kind == "lm":
+                return list(losses if losses is not None else []), Outputs([], loss)
+            if task.ranks:
+                answers, scores = self._ranked(task, items, examples)
+                return answers, Outputs(scores, loss)
+            return self._generated(task, items), Outputs([], loss)
+        finally:
+            self.model.train(training)
+
+    def _targets(self, task: Task, features: TaskFeatures, examples: Examples) -> Sequence[Any]:
+        if task.kind == "lm":
+            return [len(item["target_ids"]) for item in features.__getitems__(range(len(features)))]
+        return super()._targets(task, features, examples)
+
+    def _generated(self, task: Task, items: list[dict[str, Any]]) -> list[str]:
+        answers = [""] * len(items)
+        for positions in self._batches(items):
+            batch = self._on_device(self.text_collator.prompts([items[position] for position in positions]))
+            ids = self.generative.generate(
+                batch["input_ids"],
+                batch["attention_mask"],
+                task.max_target_length or self.max_target_length,
+                pad_token_id=self.text_collator.padding,
+                eos_token_id=self.tokenizer.eos_token_id,
+            )
+            texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            for position, text in zip(positions, texts, strict=True):
+                answers[position] = text.strip()
+        return answers
+
+    def _ranked(
+        self, task: Task, items: list[dict[str, Any]], examples: Examples
+    ) -> tuple[list[str], list[np.ndarray]]:
+        """Score every choice of every example by its log-probability, the end token included."""
+        choices = examples.choices
+        assert choices is not None
+        sizes = [len(texts) for texts in choices]
+        owners = np.repeat(np.arange(len(items)), sizes)
+        flat = [text for texts in choices for text in texts]
+        ids, _, _ = answer_ids(
+            [examples.texts[owner][0] for owner in owners],
+            flat,
+            self.tokenizer,
+            task.max_target_length or self.max_target_length,
+            self.generative.layout == "decoder",
+        )
+        candidates = [{**items[owner], "target_ids": answer} for owner, answer in zip(owners, ids, strict=True)]
+        scores = np.split(self._forward(candidates, "log_probability"), np.cumsum(sizes)[:-1])
+        best = [texts[int(np.argmax(values))] for texts, values in zip(choices, scores, strict=True)]
+        return best, scores
+
+    def _forward(self, items: list[dict[str, Any]], name: str) -> np.ndarray:
+        """Return one of the model's outputs for items with targets, ``[items]``."""
+        found = np.zeros(len(items))
+        for positions in self._batches(items):
+            batch = self._on_device(self.text_collator([items[position] for position in positions]))
+            found[positions] = self.generative(**batch)[name].float().cpu().numpy()
+        return found
+
+    def _batches(self, items: list[dict[str, Any]]) -> Iterator[list[int]]:
+        """Yield positions of items of similar length, the longest first."""
+        lengths = [len(item["input_ids"]) + len(item.get("target_ids", ())) for item in items]
+        order = np.argsort(lengths, kind="stable")[::-1].tolist()
+        for first in range(0, len(order), self.batch_size):
+            yield order[first : first + self.batch_size]
+
+    def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        device = next(self.model.parameters()).device
+        return {name: value.to(device) for name, value in batch.items()}
