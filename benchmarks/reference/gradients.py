@@ -1,4 +1,4 @@
-"""Grad-TAG's published way to projected gradients, written plainly: an `autograd.grad` call an example, a dense matrix."""
+"""Grad-TAG's published projected gradients, written plainly: an `autograd.grad` call an example, a dense matrix."""
 
 from collections.abc import Callable
 from typing import Any

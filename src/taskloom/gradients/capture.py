@@ -98,8 +98,6 @@ class _Watch:
                 self.watched[path] = (module, rule, own)
         claimed = {id(p) for _, _, own in self.watched.values() for p in own.values()}
         self.unclaimed = [name for key, name in self.names.items() if key not in claimed]
-        self.anchors: list[Tensor] = []
-        self.without_graph: set[nn.Module] = set()
         self.phase: Literal["forward", "fallback", "backward"] = "forward"
 
     def run(self, batch: Any, output_fn: Callable, forward: Callable, fallback: Fallback) -> Tensor:
@@ -112,17 +110,16 @@ class _Watch:
                 raise ValueError(f"`output_fn` must return one number an example, shape [{self.batch}], not {found}")
             if values.grad_fn is None:
                 return values.detach()  # nothing trainable takes part
-            direct = _leaves(values.grad_fn) & self.names.keys()
-            slow = [name for key, name in self.names.items() if key in direct]
+            leaves = _leaves(values.grad_fn)
+            slow = [name for key, name in self.names.items() if key in leaves]
             if slow and fallback is None:
                 raise UserError(_used_directly(slow))
             self.phase = "fallback"
             self.loop(values, slow)
             self.phase = "backward"
-            # Only the hooks' side effects count. The inputs are where the graph begins, so that all of it runs.
-            starts = self.anchors + [self.parameters[name] for name in slow]
-            if starts:
-                torch.autograd.grad(values.sum(dtype=_wide(values.dtype)), starts, allow_unused=True)
+            # Only the hooks' side effects count. All leaves are asked for, so that all of the graph is run through;
+            # unlike `backward()`, this leaves every `.grad` alone.
+            torch.autograd.grad(values.sum(dtype=_wide(values.dtype)), list(leaves.values()))
         return values.detach()
 
     def install(self, stack: ExitStack) -> None:
@@ -157,14 +154,7 @@ class _Watch:
         for parameter in own.values():
             parameter.requires_grad_(True)
         if not torch.is_grad_enabled():
-            if self.phase == "forward":
-                self.without_graph.add(module)
             return None
-        if self.phase == "backward" and module in self.without_graph:
-            raise UserError(
-                f"'{path}' is run by reentrant gradient checkpointing, which hides its gradients: "
-                "use gradient_checkpointing_enable({'use_reentrant': False})."
-            )
         value: Tensor = args[0] if args else next(iter(kwargs.values()))
         if len(output) != self.batch:
             if len(output) != 1:
@@ -180,13 +170,10 @@ class _Watch:
 
     def follow(self, output: Tensor, value: Tensor, receive: Callable[[Tensor, Tensor], None]) -> Tensor:
         """Return `output` as part of the graph, whose gradient `receive` gets together with `value`."""
-        start = not output.requires_grad
-        if start:
+        if not output.requires_grad:
             output = output.detach().requires_grad_()
         if self.phase != "forward":
             return output  # checkpointing runs the module again: its first run is followed already
-        if start:
-            self.anchors.append(output)
         kept, version = [value], value._version
 
         def hook(grad: Tensor) -> None:
@@ -253,13 +240,18 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _leaves(node: Any) -> set[int]:
-    """Return the ids of the leaf tensors that a graph starts from."""
-    seen, todo, leaves = {node}, [node], set()
+def _leaves(node: Any) -> dict[int, Tensor]:
+    """Return the leaf tensors that a graph starts from, by id."""
+    seen, todo, leaves = {node}, [node], {}
     while todo:
         node = todo.pop()
         if hasattr(node, "variable"):
-            leaves.add(id(node.variable))
+            leaves[id(node.variable)] = node.variable
+        if node.name() == "CheckpointFunctionBackward":
+            raise UserError(
+                "Reentrant gradient checkpointing hides the gradients of single examples. "
+                "Use gradient_checkpointing_enable({'use_reentrant': False})."
+            )
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)
