@@ -85,16 +85,15 @@ def affinity_matrix(
         n = len(surrogate.tasks)
         size = min(PUBLISHED_SIZE, n, max(2, n // 2)) if size is None else size
         subsets = random_subsets(surrogate.tasks, size, number, seed)
-    return affinity_from(surrogate.estimate(subsets, metric, scope="members"), members=len(surrogate.sources))
+    return affinity_from(surrogate.estimate(subsets, metric, scope="members"))
 
 
-def affinity_from(estimates: Estimates, *, alone: bool = False, members: int = 1) -> AffinityMatrix:
+def affinity_from(estimates: Estimates, *, alone: bool = False) -> AffinityMatrix:
     """Return the affinity that some estimates amount to.
 
     Args:
         estimates: at least of the tasks in each subset.
         alone: take the diagonal from the subsets of one task only.
-        members: the sources behind the estimates' spread.
 
     Raises:
         ValueError: some pair of tasks is in no subset.
@@ -104,7 +103,7 @@ def affinity_from(estimates: Estimates, *, alone: bool = False, members: int = 1
     counts, total, squares, noise = (torch.zeros(n, n, dtype=torch.float64) for _ in range(4))
     variance = estimates.stderr**2
     if estimates.spread is not None:
-        variance = variance + estimates.spread**2 / members
+        variance = variance + estimates.spread**2 / estimates.sources
     single = torch.tensor([len(subset) == 1 for subset in estimates.subsets])
     for rows in torch.arange(len(estimates.subsets)).split(BLOCK):
         held = torch.zeros(len(rows), n, dtype=torch.float64)

@@ -7,8 +7,8 @@ For a subset S the problem is, over ``c`` in R^d,
 It is strongly convex. A task's gradient and Hessian at ``c = 0`` are sufficient statistics that the subsets share: a
 subset's are the sums over its tasks. So the Newton step from the base model costs no pass over the examples. It is the
 exact answer where every task has the squared loss; elsewhere it starts L-BFGS preconditioned with that Hessian, a few
-matrix products a step, shared by all subsets that contain a task. (Newton's method with inner conjugate gradients needs
-about twice the products: each costs as much as one of these steps.)
+matrix products a step, shared by all subsets that contain a task. A problem that is slow, because its solution lies far
+from the base model, gets a new Hessian, where it stands, every so many steps.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from torch.nn.functional import embedding_bag
 __all__ = ["Solution", "TaskStatistics", "bytes_a_subset", "solve"]
 
 HISTORY = 10
+REFRESH = 20  # steps after which a problem's Hessian is computed again
 # A step is long enough once the slope along it has fallen to this share of its start, and too long once it has risen
 # to that share beyond the minimum. Slopes, unlike values, keep their precision next to the minimum (Hager, Zhang 2005).
 TOO_SHORT, TOO_LONG = -0.7, 0.25
@@ -117,7 +118,7 @@ def solve(
     excess = torch.full_like(allowed, torch.inf)
     active = torch.arange(len(subsets))
     memory = _Memory(factor)
-    for _ in range(max_steps):
+    for step in range(max_steps):
         left = problem.gradient.norm(dim=1) / allowed
         coefficients[active], excess[active] = problem.coefficients, left
         going = left > 1
@@ -128,6 +129,8 @@ def solve(
             active, allowed = active[going], allowed[going]
             problem.keep(going)
             memory.keep(going)
+        if step and step % REFRESH == 0:
+            memory = _Memory(torch.linalg.cholesky(problem.hessian()))
         before, slope = problem.coefficients, problem.gradient
         direction = memory.direction(problem.gradient)
         problem.advance(direction)
@@ -195,6 +198,18 @@ class _Problem:
             total.index_add_(0, rows, slope @ task.gradients.double())
         for task, rows in self.quadratic:
             total.index_add_(0, rows, torch.addmm(task.gradient, self.coefficients[rows], task.hessian))
+        return total
+
+    def hessian(self) -> Tensor:
+        """Return ``[problems, d, d]``, the Hessians where the problems stand."""
+        d = self.coefficients.shape[1]
+        total = torch.eye(d, dtype=torch.float64).repeat(len(self.coefficients), 1, 1)
+        for task, rows in self.quadratic:
+            total.index_add_(0, rows, task.hessian.expand(len(rows), d, d))
+        for (task, rows), margin in zip(self.logistic, self.margins, strict=True):
+            gradients = task.gradients.double()
+            for row, shares in zip(rows.tolist(), torch.sigmoid(-margin), strict=True):
+                total[row].addmm_((gradients * (task.weight * shares * (1 - shares))[:, None]).T, gradients)
         return total
 
     def advance(self, direction: Tensor) -> None:

@@ -39,6 +39,7 @@ class Estimates:
         stderr: ``[subsets, tasks]``, the standard error from the finite number of validation examples.
         spread: ``[subsets, tasks]``, the standard deviation over the sources; None with one source.
         metric: the metric's name. Higher is better, except for "loss" and "mse".
+        sources: the number of sources.
     """
 
     tasks: tuple[str, ...]
@@ -47,6 +48,7 @@ class Estimates:
     stderr: Tensor
     spread: Tensor | None
     metric: str
+    sources: int = 1
 
     def rows(self) -> Iterator[tuple[str, tuple[str, ...], float, float]]:
         """Yield ``(task, trained on, estimate, standard error)`` of everything that was asked for."""
@@ -207,7 +209,8 @@ class SubsetSurrogate:
         named = tuple(tuple(subset) for subset in subsets)
         positions = self._positions(named)
         values, errors, spread = self._scores(self.fit(named), metric, positions if scope == "members" else None)
-        return Estimates(self.tasks, named, values, errors, spread if len(self.sources) > 1 else None, metric)
+        count = len(self.sources)
+        return Estimates(self.tasks, named, values, errors, spread if count > 1 else None, metric, count)
 
     def _scores(
         self, coefficients: Tensor, metric: str, members: list[list[int]] | None

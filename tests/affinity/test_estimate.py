@@ -1,0 +1,142 @@
+"""Affinity matrices against their definition, subset by subset; and their symmetries."""
+
+from itertools import combinations
+from math import comb
+
+import pytest
+import torch
+
+from taskloom.affinity import SubsetSurrogate, affinity_matrix, forward_evaluate
+from taskloom.affinity.subsets import all_subsets, pair_subsets, random_subsets
+from tests.affinity.support import SIZES, table
+
+TASKS = tuple(SIZES)
+SUBSETS = [
+    ("a", "b", "c"),
+    ("a", "r", "s"),
+    ("b", "r", "c"),
+    ("c", "s", "b"),
+    ("a", "c"),
+    ("b", "r"),
+    TASKS,
+    ("a", "b"),
+]
+
+
+def test_pairwise_is_training_on_the_two():
+    surrogate = SubsetSurrogate(table())
+    found = affinity_matrix(surrogate, metric="auto")
+    for i, first in enumerate(TASKS):
+        for j, second in enumerate(TASKS):
+            subset = (first,) if i == j else (first, second)
+            estimates = surrogate.estimate([subset], "auto")
+            assert float(found.values[i, j]) == pytest.approx(float(estimates.values[0, i]), abs=1e-7)
+            assert float(found.stderr[i, j]) == pytest.approx(float(estimates.stderr[0, i]), abs=1e-7)
+    assert (found.counts == 1).all()
+
+
+def test_higher_order_is_the_mean_over_the_subsets_that_hold_both():
+    surrogate = SubsetSurrogate(table())
+    found = affinity_matrix(surrogate, subsets=SUBSETS)
+    estimates = surrogate.estimate(SUBSETS)
+    for i, first in enumerate(TASKS):
+        for j, second in enumerate(TASKS):
+            rows = [number for number, subset in enumerate(SUBSETS) if {first, second} <= set(subset)]
+            values, errors = estimates.values[rows, i], estimates.stderr[rows, i]
+            assert int(found.counts[i, j]) == len(rows)
+            assert float(found.values[i, j]) == pytest.approx(-float(values.mean()))
+            between = float(values.var()) / len(rows) if len(rows) > 1 else 0.0
+            assert float(found.stderr[i, j]) == pytest.approx((between + float((errors**2).mean())) ** 0.5)
+
+
+def test_the_spread_of_several_sources_is_part_of_the_error():
+    sources = [table(seed=seed) for seed in range(3)]
+    estimates = SubsetSurrogate(sources).estimate([("a",)])
+    assert estimates.spread is not None
+    expected = float((estimates.stderr[0, 0] ** 2 + estimates.spread[0, 0] ** 2 / 3).sqrt())
+    alone = affinity_matrix(SubsetSurrogate(sources))
+    assert float(alone.stderr[0, 0]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("settings", [{}, {"size": 3, "number": 9}])
+def test_permuting_tasks_permutes_the_answer(settings):
+    order = ("s", "b", "r", "c", "a")
+    plain = affinity_matrix(SubsetSurrogate(table()), **settings)
+    turned = affinity_matrix(SubsetSurrogate(table(order=order)), **settings)
+    places = [order.index(task) for task in TASKS]
+    assert turned.tasks == order
+    for name in ("values", "stderr"):
+        part = getattr(turned, name)[places][:, places]
+        torch.testing.assert_close(part, getattr(plain, name), rtol=1e-6, atol=1e-8)
+
+
+def test_symmetric_is_the_mean_with_the_transpose():
+    matrix = affinity_matrix(SubsetSurrogate(table()))
+    assert not torch.equal(matrix.values, matrix.values.T)
+    torch.testing.assert_close(matrix.symmetric(), (matrix.values + matrix.values.T) / 2)
+    rows = (matrix.values - matrix.values.mean(1, keepdim=True)) / matrix.values.std(1, correction=0, keepdim=True)
+    torch.testing.assert_close(matrix.symmetric("standardize"), (rows + rows.T) / 2)
+
+
+def test_pairs_without_a_subset_are_an_error_that_says_how_many_are_needed():
+    message = (
+        "leave 2 of the pairs of tasks without an estimate, such as 'c' with 's'.*at least 1 more subsets of size 3"
+    )
+    subsets = [("a", "b", "c"), ("a", "r", "s"), ("b", "r", "c"), ("b", "r", "s")]
+    with pytest.raises(ValueError, match=message.replace("leave 2", "leave 1")):
+        affinity_matrix(SubsetSurrogate(table()), subsets=subsets)
+    with pytest.raises(ValueError, match="`size` and `number` describe random subsets"):
+        affinity_matrix(SubsetSurrogate(table()), subsets=subsets, size=3)
+    with pytest.raises(ValueError, match="`order` must be"):
+        affinity_matrix(SubsetSurrogate(table()), order="triples")
+
+
+def test_random_subsets_are_different_seeded_and_hold_every_pair():
+    tasks = [f"t{number:02}" for number in range(20)]
+    # 30 subsets of 5 have 300 places for 190 pairs: plain draws leave about a fifth of the pairs out.
+    drawn = random_subsets(tasks, 5, 40, seed=1)
+    assert len(set(drawn)) == 40
+    assert all(len(set(subset)) == 5 for subset in drawn)
+    assert {pair for subset in drawn for pair in combinations(subset, 2)} == set(combinations(tasks, 2))
+    assert drawn == random_subsets(list(reversed(tasks)), 5, 40, seed=1)
+    assert drawn != random_subsets(tasks, 5, 40, seed=2)
+
+
+def test_random_subsets_are_uniform():
+    counts = dict.fromkeys(combinations("abcdef", 3), 0)
+    for seed in range(400):
+        for subset in random_subsets("abcdef", 3, 8, seed=seed):
+            counts[subset] += 1
+    # 3,200 draws of 20 subsets: 160 each, with a standard deviation below 12.
+    assert all(110 < count < 210 for count in counts.values())
+
+
+def test_lists_of_subsets():
+    assert pair_subsets("abc") == [("a",), ("b",), ("c",), ("a", "b"), ("a", "c"), ("b", "c")]
+    assert len(set(all_subsets("abcde"))) == 31
+    assert len(random_subsets("abcde", 2)) == comb(5, 2)
+    with pytest.raises(ValueError, match="`tasks` must be at most 16"):
+        all_subsets("abcdefghijklmnopq")
+    with pytest.raises(ValueError, match="`size` must be between 1 and the number of tasks, 3"):
+        random_subsets("abc", 4)
+    with pytest.raises(ValueError, match="`number` must be between 1 and the 3 subsets"):
+        random_subsets("abc", 2, 4)
+
+
+def test_forward_evaluation_of_a_linear_model_is_the_linearised_one():
+    gradients = pytest.importorskip("taskloom.gradients", reason="the gradients package is not there yet")
+    torch.manual_seed(0)
+    model = torch.nn.Linear(5, 1)
+    projection = gradients.Projection(dimensions=4, seed=0)
+    inputs, change = torch.randn(7, 5), torch.randn(2, 4)
+    _, rows = gradients.projected_gradients(
+        model, (inputs, torch.zeros(7)), lambda outputs, _: outputs.squeeze(1), projection
+    )
+    before = model.weight.detach().clone()
+    expected = model(inputs).detach().squeeze(1) + change @ rows.T
+    found = forward_evaluate(
+        model, projection, change, lambda changed: {str(i): float(v) for i, v in enumerate(changed(inputs))}
+    )
+    for row, values in zip(found, expected.tolist(), strict=True):
+        assert list(row.values()) == pytest.approx(values, abs=1e-4)
+    assert torch.equal(model.weight, before)
