@@ -21,27 +21,6 @@ WORDS = [
     *["the", "a", "film", "book", "meal", "was", "is", "good", "bad", "very", "not"],
     *["yes", "no", "true", "false", "so", "question", "answer", ":", "?"],
 ]
-    "the",
-    "a",
-    "film",
-    "book",
-    "meal",
-    "was",
-    "is",
-    "good",
-    "bad",
-    "very",
-    "not",
-    "yes",
-    "no",
-    "true",
-    "false",
-    "so",
-    "question",
-    "answer",
-    ":",
-    "?",
-]
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>"]
 FAMILIES = ("t5", "gpt2", "llama")
 

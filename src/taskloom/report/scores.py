@@ -1,5 +1,6 @@
 """Tables of scores: every task's dev metrics beside the majority baseline, one column a run."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -50,7 +51,7 @@ class Row:
         return {name for name, value in self.primary.items() if name != MAJORITY and value <= self.primary[MAJORITY]}
 
     def cell(self, column: str) -> str:
-        return " / ".join(f"{value:.3f}" for value in self.values[column])
+        return " / ".join("–" if math.isnan(value) else f"{value:.3f}" for value in self.values[column])
 
 
 def score_table(
@@ -121,8 +122,12 @@ def _rows(
                 title,
                 groups.get(task.name, ""),
                 " / ".join(task.metrics),
-                {name: tuple(scores[title][metric] for metric in task.metrics) for name, scores in columns.items()},
-                {name: primary(task, scores[title]) for name, scores in columns.items()},
+                # A language-modelling task has no baseline: its scores are empty.
+                {
+                    name: tuple(scores[title].get(metric, math.nan) for metric in task.metrics)
+                    for name, scores in columns.items()
+                },
+                {name: primary(task, scores[title]) if scores[title] else math.nan for name, scores in columns.items()},
             )
             if title == titles[0]:
                 firsts.append(row)
