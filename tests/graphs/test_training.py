@@ -91,6 +91,18 @@ def test_training_repeats_with_its_seed_and_leaves_the_random_state(tasks):
     assert not torch.equal(first["head.0.weight"], other["head.0.weight"])
 
 
+def test_going_on_from_a_model_improves_its_tasks_and_leaves_it_alone(tasks):
+    start = train_sign(tasks, tasks.names, SIGNSettings(hidden=8, epochs=3))
+    before = {key: value.clone() for key, value in start.state_dict().items()}
+    model = train_sign(tasks, ["block-1"], TINY, start=start)
+    assert all(torch.equal(before[key], value) for key, value in start.state_dict().items())
+    first, then = (score_sign(each, tasks, tasks.names, "train")["block-1"]["loss"] for each in (start, model))
+    assert then < first / 2
+    # Only the head's row of the trained task may move: the others get no gradient.
+    assert torch.equal(model.head[-1].weight[[0, 2]], start.head[-1].weight[[0, 2]])
+    assert not torch.equal(model.head[-1].weight[1], start.head[-1].weight[1])
+
+
 def test_labels_outside_the_masks_do_not_matter(tasks):
     labels = torch.where(tasks.masks["train"], tasks.labels, ~tasks.labels)
     flipped = NodeTasks(tasks.inputs, labels, tasks.masks, tasks.names)

@@ -5,6 +5,7 @@ The defaults are the published settings of the graph experiments.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -38,10 +39,28 @@ class SIGNSettings:
     epochs: int = 100
 
 
-def train_sign(data: NodeTasks, tasks: Sequence[str], settings: SIGNSettings | None = None, *, seed: int = 0) -> SIGN:
-    """Train one model on `tasks` from scratch; its logits follow the order of `tasks`.
+def train_sign(
+    data: NodeTasks,
+    tasks: Sequence[str],
+    settings: SIGNSettings | None = None,
+    *,
+    seed: int = 0,
+    start: SIGN | None = None,
+) -> SIGN:
+    """Train one model on `tasks`.
 
     The same seed gives the same model. The global random state is left as it was.
+
+    Args:
+        data: the tasks; those not in `tasks` are not looked at.
+        tasks: what to train on.
+        settings: how.
+        seed: of the first weights, the order of the nodes and dropout.
+        start: a model of all of `data`'s tasks to go on from, left as it is; None trains from scratch.
+
+    Returns:
+        The model in evaluation mode. From scratch, its logits follow the order of `tasks`; with a `start`, the order
+        of `data.names`, like those of `start`.
     """
     settings = settings or SIGNSettings()
     columns = data.columns(tasks)
@@ -50,25 +69,30 @@ def train_sign(data: NodeTasks, tasks: Sequence[str], settings: SIGNSettings | N
     x, labels, mask = data.inputs[nodes], data.labels[nodes][:, columns].float(), mask[nodes].float()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = SIGN(
-            x.shape[-1],
-            len(columns),
-            hops=x.shape[1] - 1,
-            hidden=settings.hidden,
-            layers=settings.layers,
-            dropout=settings.dropout,
-            input_dropout=settings.input_dropout,
-        )
+        model = _fresh(x, len(columns), settings) if start is None else deepcopy(start)
+        trained = slice(None) if start is None else columns
         optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
         model.train()
         for _ in range(settings.epochs):
             for rows in torch.randperm(len(nodes)).split(settings.batch_size):
-                losses = F.binary_cross_entropy_with_logits(model(x[rows]), labels[rows], reduction="none")
+                losses = F.binary_cross_entropy_with_logits(model(x[rows])[:, trained], labels[rows], reduction="none")
                 loss = (losses * mask[rows]).sum() / mask[rows].sum()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
     return model.eval()
+
+
+def _fresh(x: Tensor, tasks: int, settings: SIGNSettings) -> SIGN:
+    return SIGN(
+        x.shape[-1],
+        tasks,
+        hops=x.shape[1] - 1,
+        hidden=settings.hidden,
+        layers=settings.layers,
+        dropout=settings.dropout,
+        input_dropout=settings.input_dropout,
+    )
 
 
 @torch.no_grad()
