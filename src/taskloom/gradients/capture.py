@@ -161,10 +161,18 @@ class _Watch:
                 raise _NoBatchDimension(path, output.shape)
             # One row for all examples, such as position embeddings: repeat it, so that each has a gradient.
             output, value = (x.expand(self.batch, *x.shape[1:]) for x in (output, value))
-        return self.follow(output, value, partial(self.emit, module, rule, own))
+        return self.follow(output, value, partial(self.emit, module, rule, own, others=args[1:]))
 
-    def emit(self, module: nn.Module, rule: Rule, own: dict[str, nn.Parameter], value: Tensor, grad: Tensor) -> None:
-        gradients = rule.gradient(module, value, grad.to(_wide(grad.dtype)))
+    def emit(
+        self,
+        module: nn.Module,
+        rule: Rule,
+        own: dict[str, nn.Parameter],
+        value: Tensor,
+        grad: Tensor,
+        others: Sequence[Any] = (),
+    ) -> None:
+        gradients = rule.gradient(module, value, grad.to(_wide(grad.dtype)), *others)
         for name, parameter in own.items():
             self.sink(self.names[id(parameter)], gradients[name], parameter.shape)
 

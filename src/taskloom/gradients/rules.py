@@ -21,9 +21,9 @@ from taskloom.gradients.forms import Columns, Form, Outer, Rows
 
 __all__ = ["Gradient", "Rule", "find_rule", "register_rule"]
 
-#: (module, its first input, the gradient of its output) -> parameter, by its name in the module -> gradients.
-#: The input is [batch, ...], the gradient [batch, ...] in float32 (float64 for such a model).
-Gradient = Callable[[Any, Tensor, Tensor], Mapping[str, Form]]
+#: (module, its first input, the gradient of its output, its other positional inputs) -> parameter, by its name in the
+#: module -> gradients. The first input is [batch, ...], and so is the gradient, in float32 (float64 for such a model).
+Gradient = Callable[..., Mapping[str, Form]]
 
 
 def _own_parameters(module: nn.Module) -> list[str]:
@@ -215,6 +215,19 @@ def _lora_embedding(module: Any, index: Tensor, grad: Tensor) -> dict[str, Form]
     return gradients
 
 
+def _conditional_bias(module: Any, condition: Tensor, grad: Tensor, queries: Tensor, keys: Tensor) -> dict[str, Form]:
+    """CA-MTL's attention bias, scale(z)_c M_qc + shift(z)_c for the query q and the column c of the key's block."""
+    batch, size = len(condition), module.block_size
+    scale, _ = module.film.scale_and_shift(condition)
+    inside = (queries // size).unsqueeze(1) == keys // size
+    inside &= (queries < module.max_length).unsqueeze(1) & (keys < module.max_length)
+    shares = grad.new_zeros(batch, len(queries), size).index_add_(2, keys % size, grad[:, 0] * inside)
+    matrix = grad.new_zeros(batch, module.max_length, size)
+    within = queries < module.max_length
+    matrix.index_add_(1, queries[within], (shares * _like(scale, grad).unsqueeze(1))[:, within])
+    return {"matrix": matrix}
+
+
 def _has_statistics(module: _BatchNorm) -> bool:
     return not module.training and module.running_mean is not None
 
@@ -241,3 +254,4 @@ register_rule(
     "peft.tuners.lora.layer.Embedding",
     Rule(_lora_embedding, _lora_embedding_parameters, applies=lambda module: not module.lora_variant),
 )
+register_rule("taskloom.adapters.ca_mtl.modules.ConditionalAttentionBias", _conditional_bias)
