@@ -5,10 +5,11 @@ For a subset S the problem is, over ``c`` in R^d,
     minimise  sum over tasks t in S of  weight_t * sum over examples i of t of  loss(output_i + g_i . c)   +  |c|^2 / 2
 
 It is strongly convex. A task's gradient and Hessian at ``c = 0`` are sufficient statistics that the subsets share: a
-subset's are the sums over its tasks. So the Newton step from the base model costs no pass over the examples. It is the
-exact answer where every task has the squared loss; elsewhere it starts L-BFGS preconditioned with that Hessian, a few
-matrix products a step, shared by all subsets that contain a task. A problem that is slow, because its solution lies far
-from the base model, gets a new Hessian, where it stands, every so many steps.
+subset's are the sums over its tasks. Where some tasks have the squared loss, the start is the Newton step from the base
+model, without a pass over the examples; for a subset of such tasks alone it is the answer. Elsewhere a Cholesky factor
+a subset would cost more than all else, and the Hessians are taken as diagonal in the eigenvectors of their sum. From
+there L-BFGS, preconditioned in the same way, takes a few matrix products a step, which all subsets that contain a task
+share. A problem that is slow gets its exact Hessian, where it stands, every so many steps.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from torch.nn.functional import embedding_bag
 __all__ = ["Solution", "TaskStatistics", "bytes_a_subset", "solve"]
 
 HISTORY = 10
-REFRESH = 20  # steps after which a problem's Hessian is computed again
+REFRESH = 40  # steps after which a problem's Hessian is computed again
 # A step is long enough once the slope along it has fallen to this share of its start, and too long once it has risen
 # to that share beyond the minimum. Slopes, unlike values, keep their precision next to the minimum (Hager, Zhang 2005).
 TOO_SHORT, TOO_LONG = -0.7, 0.25
@@ -103,21 +104,27 @@ def solve(
         return embedding_bag(flat, torch.stack(rows), offsets, mode="sum")
 
     base = summed([tasks[t].gradient for t in present])
-    hessian = summed([tasks[t].hessian.flatten() for t in present]).unflatten(1, (d, d))
-    hessian.diagonal(dim1=1, dim2=2).add_(1)
     rounding = summed([torch.tensor([tasks[t].rounding], dtype=torch.float64) for t in present]).squeeze(1)
-    factor = torch.linalg.cholesky(hessian)
     allowed = tolerance * base.norm(dim=1) + rounding + torch.finfo(torch.float64).tiny
 
     owner = torch.repeat_interleave(torch.arange(len(subsets)), sizes)
     holders = [owner[flat == position] for position in range(len(present))]
-    newton = -_solved(factor, base)
+    inverse: _Exact | _Rotated
+    if any(tasks[t].quadratic for t in present):
+        hessian = summed([tasks[t].hessian.flatten() for t in present]).unflatten(1, (d, d))
+        hessian.diagonal(dim1=1, dim2=2).add_(1)
+        inverse = _Exact(torch.linalg.cholesky(hessian))
+    else:
+        hessians = [tasks[t].hessian for t in present]
+        _, vectors = torch.linalg.eigh(torch.stack(hessians).sum(0))
+        inverse = _Rotated(vectors, 1 + summed([((each @ vectors) * vectors).sum(0) for each in hessians]))
+    newton = -inverse(base)
     problem = _Problem([tasks[t] for t in present], holders, newton if start is None else start)
 
     coefficients = problem.coefficients.clone()
     excess = torch.full_like(allowed, torch.inf)
     active = torch.arange(len(subsets))
-    memory = _Memory(factor)
+    memory = _Memory(inverse)
     for step in range(max_steps):
         left = problem.gradient.norm(dim=1) / allowed
         coefficients[active], excess[active] = problem.coefficients, left
@@ -130,7 +137,7 @@ def solve(
             problem.keep(going)
             memory.keep(going)
         if step and step % REFRESH == 0:
-            memory = _Memory(torch.linalg.cholesky(problem.hessian()))
+            memory = _Memory(_Exact(torch.linalg.cholesky(problem.hessian())))
         before, slope = problem.coefficients, problem.gradient
         direction = memory.direction(problem.gradient)
         problem.advance(direction)
@@ -138,15 +145,39 @@ def solve(
     return Solution(coefficients, excess)
 
 
-class _Memory:
-    """L-BFGS's two loops (Nocedal, Wright 2006, algorithm 7.4), one problem a row, each around its own Hessian.
-
-    Args:
-        factor: ``[problems, d, d]``, the Cholesky factors of the Hessians.
-    """
+class _Exact:
+    """Multiplication by the inverses of Hessians, given as their Cholesky factors ``[problems, d, d]``."""
 
     def __init__(self, factor: Tensor) -> None:
         self.factor = factor
+
+    def __call__(self, right: Tensor) -> Tensor:
+        # Two triangular solves are several times faster here than `torch.cholesky_solve`.
+        half = torch.linalg.solve_triangular(self.factor, right.unsqueeze(2), upper=False)
+        return torch.linalg.solve_triangular(self.factor.mT, half, upper=True).squeeze(2)
+
+    def keep(self, rows: Tensor) -> None:
+        self.factor = self.factor[rows]
+
+
+class _Rotated:
+    """Multiplication by the inverses of matrices that are diagonal, ``[problems, d]``, in shared eigenvectors."""
+
+    def __init__(self, vectors: Tensor, diagonal: Tensor) -> None:
+        self.vectors, self.diagonal = vectors, diagonal
+
+    def __call__(self, right: Tensor) -> Tensor:
+        return ((right @ self.vectors) / self.diagonal) @ self.vectors.T
+
+    def keep(self, rows: Tensor) -> None:
+        self.diagonal = self.diagonal[rows]
+
+
+class _Memory:
+    """L-BFGS's two loops (Nocedal, Wright 2006, algorithm 7.4), one problem a row, around inverse Hessians."""
+
+    def __init__(self, inverse: _Exact | _Rotated) -> None:
+        self.inverse = inverse
         self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, step: Tensor, change: Tensor) -> None:
@@ -162,13 +193,13 @@ class _Memory:
             weight = scale * (step * q).sum(1, keepdim=True)
             q -= weight * change
             weights.append(weight)
-        r = _solved(self.factor, q)
+        r = self.inverse(q)
         for (step, change, scale), weight in zip(self.pairs, reversed(weights), strict=True):
             r += step * (weight - scale * (change * r).sum(1, keepdim=True))
         return -r
 
     def keep(self, rows: Tensor) -> None:
-        self.factor = self.factor[rows]
+        self.inverse.keep(rows)
         self.pairs = [(step[rows], change[rows], scale[rows]) for step, change, scale in self.pairs]
 
 
@@ -281,12 +312,6 @@ class _Problem:
         self.margins = [margin[problems[rows]] for (_, rows), margin in zip(self.logistic, self.margins, strict=True)]
         self.quadratic = [(task, place[rows[problems[rows]]]) for task, rows in self.quadratic]
         self.logistic = [(task, place[rows[problems[rows]]]) for task, rows in self.logistic]
-
-
-def _solved(factor: Tensor, right: Tensor) -> Tensor:
-    """Return ``(L L^T)^-1 b``; two triangular solves are several times faster here than `torch.cholesky_solve`."""
-    half = torch.linalg.solve_triangular(factor, right.unsqueeze(2), upper=False)
-    return torch.linalg.solve_triangular(factor.mT, half, upper=True).squeeze(2)
 
 
 def _slopes(task: TaskStatistics, margins: Tensor) -> Tensor:
