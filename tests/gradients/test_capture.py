@@ -192,6 +192,13 @@ def test_a_registered_rule_is_used(monkeypatch) -> None:
     assert_same(per_example_gradients(model, (FLOATS["x"], None), mean_output), expected)
 
 
+@pytest.mark.parametrize("ids", [[0, 1, 2, 3, 4], [3, 3, 0, 1, 2]])
+def test_one_index_an_example(ids: list[int]) -> None:
+    model, batch = randomised(nn.Sequential(nn.Embedding(6, 3), nn.Linear(3, 2))), (torch.tensor(ids), None)
+    expected = loop_gradients(model, batch, mean_output, lambda model, batch: model(batch[0]))
+    assert_same(per_example_gradients(model, batch, mean_output), expected)
+
+
 def test_batch_norm_in_training_mode_is_refused() -> None:
     with pytest.raises(UserError, match=r"'0' normalises over the batch.*model.eval\(\)"):
         per_example_gradients(nn.Sequential(nn.BatchNorm1d(4)), (FLOATS["x"], None), mean_output, fallback="autograd")
@@ -210,11 +217,13 @@ def test_an_output_that_is_not_per_example(grouped: bool) -> None:
             hidden = (self.words(ids) + self.positions(torch.arange(ids.shape[1]))).tanh()
             return self.out(hidden.flatten(0, 1)).view(*ids.shape, 2) if grouped else self.out(hidden)
 
-    model, batch = Flat(), (text_batch()["input_ids"], None)
-    with pytest.raises(UserError, match=rf"'positions' are unknown: its output has shape \[{TOKENS}, 4\]"):
-        per_example_gradients(model, batch, mean_output)
-    expected = loop_gradients(model, batch, mean_output, lambda model, batch: model(batch[0]))
-    assert_same(per_example_gradients(model, batch, mean_output, fallback="autograd"), expected)
+    model = Flat()
+    for tokens in (TOKENS, BATCH):  # as many tokens as examples must not be taken for examples
+        batch = (text_batch()["input_ids"][:, :tokens], None)
+        with pytest.raises(UserError, match=rf"'positions' are unknown: its output of shape \[{tokens}, 4\]"):
+            per_example_gradients(model, batch, mean_output)
+        expected = loop_gradients(model, batch, mean_output, lambda model, batch: model(batch[0]))
+        assert_same(per_example_gradients(model, batch, mean_output, fallback="autograd"), expected)
 
 
 MODULES = {

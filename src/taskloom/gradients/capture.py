@@ -56,7 +56,7 @@ def collect(
     _refuse_mixed_examples(model)
     excluded: set[str] = set()
     while True:
-        watch = _Watch(model, batch_size(batch), sink, excluded)
+        watch = _Watch(model, batch, sink, excluded)
         if watch.unclaimed and fallback is None:
             raise UserError(_no_rule(model, watch.unclaimed))
         try:
@@ -64,8 +64,8 @@ def collect(
         except _NoBatchDimension as found:
             if fallback is None:
                 raise UserError(
-                    f"The per-example gradients of '{found.name}' are unknown: its output has shape {found.found}, "
-                    f"whose first dimension is neither the batch ({watch.batch}) nor 1. Freeze this module, or pass "
+                    f"The per-example gradients of '{found.name}' are unknown: its output of shape {found.found} "
+                    f"is not one entry an example ({watch.batch}), nor one for all. Freeze this module, or pass "
                     "fallback='autograd' (exact, but one backward pass an example)."
                 ) from None
             excluded.add(found.name)
@@ -73,18 +73,23 @@ def collect(
 
 def batch_size(batch: Any) -> int:
     """Return the number of examples: the first dimension of the batch's first tensor."""
+    tensors = _tensors(batch)
+    if not tensors:
+        raise ValueError(f"`batch` must be a mapping or a sequence with tensors, not {type(batch).__name__}")
+    return len(tensors[0])
+
+
+def _tensors(batch: Any) -> list[Tensor]:
     values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else [batch]
-    for value in values:
-        if isinstance(value, Tensor) and value.dim() > 0:
-            return len(value)
-    raise ValueError(f"`batch` must be a mapping or a sequence with tensors, not {type(batch).__name__}")
+    return [value for value in values if isinstance(value, Tensor) and value.dim() > 0]
 
 
 class _Watch:
     """The hooks on one model for one batch."""
 
-    def __init__(self, model: nn.Module, batch: int, sink: Sink, excluded: set[str]) -> None:
-        self.model, self.batch, self.sink = model, batch, sink
+    def __init__(self, model: nn.Module, batch: Any, sink: Sink, excluded: set[str]) -> None:
+        self.model, self.sink = model, sink
+        self.given, self.batch = _tensors(batch), batch_size(batch)
         self.names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.watched: dict[str, tuple[nn.Module, Rule, dict[str, nn.Parameter]]] = {}
@@ -156,12 +161,19 @@ class _Watch:
         if not torch.is_grad_enabled():
             return None
         value: Tensor = args[0] if args else next(iter(kwargs.values()))
-        if len(output) != self.batch:
+        if len(output) != self.batch or self.is_positions(value):
             if len(output) != 1:
                 raise _NoBatchDimension(path, output.shape)
             # One row for all examples, such as position embeddings: repeat it, so that each has a gradient.
             output, value = (x.expand(self.batch, *x.shape[1:]) for x in (output, value))
         return self.follow(output, value, partial(self.emit, module, rule, own, others=args[1:]))
+
+    def is_positions(self, value: Tensor) -> bool:
+        """Whether an index counts 0, 1, 2 ... without being given in the batch: its length is no number of examples."""
+        if value.dim() != 1 or value.is_floating_point() or len(value) == 1:
+            return False
+        counts = bool((value.diff() == 1).all())
+        return counts and not any(torch.equal(value, given) for given in self.given if given.shape == value.shape)
 
     def emit(
         self,
