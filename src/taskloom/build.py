@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from taskloom.adapters.recipes import adapt
 from taskloom.backbones import find_family, load_encoder, load_language_model, load_tokenizer
-from taskloom.errors import RecipeError
+from taskloom.errors import RecipeError, did_you_mean
 from taskloom.generation import TextInference
 from taskloom.generative import GenerativeModel
 from taskloom.inference import Inference
@@ -20,14 +20,32 @@ __all__ = ["build_inference", "build_model", "build_suite", "layout", "recipe_to
 
 
 def build_suite(recipe: Recipe) -> TaskSuite:
-    """Read and validate the data of the recipe's tasks."""
-    return TaskSuite.load(
+    """Read and validate the data of the recipe's tasks, of those in `only` if it names some.
+
+    Raises:
+        DataError: a mistake in a task or its data.
+        RecipeError: `only` names a task that is not among the tasks.
+    """
+    suite = TaskSuite.load(
         recipe.tasks,
         data_dir=recipe.data.dir,
         cache_dir=recipe.data.cache,
         limits=recipe.data.limits,
         seed=recipe.seed,
     )
+    return suite if recipe.only is None else _only(suite, recipe.only)
+
+
+def _only(suite: TaskSuite, names: Sequence[str]) -> TaskSuite:
+    """Return the suite of some tasks, in the order of the whole one."""
+    for name in names:
+        if name not in suite.names:
+            raise RecipeError(f"only: there is no task '{name}' among the tasks.{did_you_mean(name, suite.names)}")
+    if not names:
+        raise RecipeError("only: names no task; leave it out to use all of them")
+    kept = [task for task in suite if task.name in names]
+    examples = {(task.name, split): suite.examples(task.name, split) for task in kept for split in task.splits}
+    return TaskSuite(kept, examples, suite.cache_dir)
 
 
 def layout(recipe: Recipe, model: MultiTaskModel | GenerativeModel) -> dict[str, Any]:

@@ -44,6 +44,10 @@ def fit(recipe: Recipe, resume: bool = False, quiet: bool = False) -> RunFolder:
         UserError: a mistake in the recipe, the data or the run folder. Nothing is written outside the folder.
         KeyboardInterrupt: the run was interrupted; a checkpoint has been written.
     """
+    if recipe.groups is not None:
+        from taskloom.grouped import fit_groups
+
+        return fit_groups(recipe, resume, quiet)
     console = Console(quiet=quiet, stderr=True)
     transformers_logging.disable_progress_bar()  # one line of progress is enough, and it is ours
     # The folder is looked at first, for a quick refusal, and begun last: a mistake in the data must not leave a run.

@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 import taskloom
+from taskloom.cli.affinity import affinity
 from taskloom.cli.demo import demo
 from taskloom.cli.errors import plain_errors, show_warnings
 from taskloom.cli.evaluate import evaluate
+from taskloom.cli.group import group
 from taskloom.cli.predict import predict
 from taskloom.cli.recipes import recipes
 from taskloom.cli.tasks import tasks
@@ -26,6 +28,8 @@ app = typer.Typer(
 app.command(cls=TrainCommand, no_args_is_help=True)(train)
 app.command(no_args_is_help=True)(evaluate)
 app.command(no_args_is_help=True)(predict)
+app.command(cls=TrainCommand, no_args_is_help=True)(affinity)
+app.command(no_args_is_help=True)(group)
 app.command()(tasks)
 app.command()(recipes)
 app.command()(demo)

@@ -8,16 +8,18 @@ __all__ = ["tasks"]
 
 
 def tasks(as_json: JsonOption = False) -> None:
-    """List the preset tasks, one line each."""
+    """List the preset tasks and suites of tasks, one line each."""
+    from taskloom.tasks.instructions import list_suites
     from taskloom.tasks.presets import list_presets, resolve_tasks
 
-    presets = list_presets()
-    declared = [task for task, _ in resolve_tasks([name for name, _ in presets], Path(), has_data_dir=False)]
+    presets = [*list_presets(), *list_suites()]
+    # The tasks of a suite are alike: its first one tells the kind and the metrics.
+    firsts = [resolve_tasks([name], Path(), has_data_dir=False)[0][0] for name, _ in presets]
     if as_json:
         print_json(
             [
                 {"id": name, "kind": task.kind, "metrics": task.metrics, "description": description}
-                for (name, description), task in zip(presets, declared, strict=True)
+                for (name, description), task in zip(presets, firsts, strict=True)
             ]
         )
     else:
@@ -25,6 +27,6 @@ def tasks(as_json: JsonOption = False) -> None:
             ("id", "kind", "metrics", "description"),
             [
                 (name, task.kind, ", ".join(task.metrics), description)
-                for (name, description), task in zip(presets, declared, strict=True)
+                for (name, description), task in zip(presets, firsts, strict=True)
             ],
         )

@@ -13,7 +13,7 @@ from taskloom.cli.output import JsonOption, print_json
 from taskloom.cli.quiet import hush_libraries
 from taskloom.recipe import load_recipe
 
-__all__ = ["TrainCommand", "train"]
+__all__ = ["TrainCommand", "overridden", "train"]
 
 
 class TrainCommand(TyperCommand):
@@ -42,9 +42,7 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Train one model on many tasks as a recipe says, and write a run folder."""
-    overrides = list(settings or [])
-    overrides += [_setting(name, value) for name, value in (("output", output), ("data.dir", data_dir)) if value]
-    checked = load_recipe(recipe, overrides)
+    checked = load_recipe(recipe, overridden(settings, output, data_dir))
 
     hush_libraries()
     from taskloom.fit import fit
@@ -58,6 +56,12 @@ def train(
         raise typer.Exit(130) from None
     if as_json:
         print_json({"run": str(run.path), **run.read_scores()})
+
+
+def overridden(settings: list[str] | None, output: Path | None, data_dir: Path | None) -> list[str]:
+    """Return the settings of the command line, its path options included, as a recipe's overrides."""
+    paths = (("output", output), ("data.dir", data_dir))
+    return [*(settings or []), *(_setting(name, value) for name, value in paths if value)]
 
 
 def _setting(name: str, path: Path) -> str:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 from taskloom.lazy import lazy_names
 
 _HOMES = {
+    "affinity_heatmap": "taskloom.report.heatmap",
     "learning_curves": "taskloom.report.curves",
     "score_markdown": "taskloom.report.scores",
     "score_table": "taskloom.report.scores",
 }
 
-__all__ = ["learning_curves", "score_markdown", "score_table"]
+__all__ = ["affinity_heatmap", "learning_curves", "score_markdown", "score_table"]
 
 if TYPE_CHECKING:
     from taskloom.report.curves import learning_curves as learning_curves
+    from taskloom.report.heatmap import affinity_heatmap as affinity_heatmap
     from taskloom.report.scores import score_markdown as score_markdown
     from taskloom.report.scores import score_table as score_table
 

@@ -1,0 +1,65 @@
+"""`taskloom affinity`: which tasks of a recipe help each other."""
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taskloom.cli.output import JsonOption, print_json, print_table
+from taskloom.cli.quiet import hush_libraries
+from taskloom.cli.train import overridden
+from taskloom.recipe import load_recipe
+
+__all__ = ["affinity"]
+
+
+def affinity(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe's YAML file or packaged name, or a run folder.")
+    ],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="Recipe fields, e.g. affinity.examples=500.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="The run folder; the same as output=DIR.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", metavar="DIR", help="The data; the same as data.dir=DIR.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate which tasks help each other, from the gradients of one model trained on all of them.
+
+    Trains that model first, unless the run folder holds it already; whatever was interrupted goes on.
+    """
+    checked = load_recipe(recipe, overridden(settings, output, data_dir))
+
+    hush_libraries()
+    from taskloom.affinity.run import AFFINITY_FOLDER, estimate_affinity
+
+    try:
+        run, found = estimate_affinity(checked, quiet=as_json)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted. Continue with: {shlex.join(['taskloom', 'affinity', str(checked.output)])}", err=True)
+        raise typer.Exit(130) from None
+    values, errors = found.values.tolist(), found.stderr.tolist()
+    if as_json:
+        matrix = {"tasks": found.tasks, "metric": found.metric, "values": values, "stderr": errors}
+        print_json({"run": str(run.path), **matrix})
+        return
+    rows = []
+    for i, task in enumerate(found.tasks):
+        others = sorted((j for j in range(len(values)) if j != i), key=lambda j: -values[i][j])
+        best, worst = others[0], others[-1]
+        rows.append(
+            (task, *(_partner(found.tasks[j], values[i][j] - values[i][i], errors[i][j]) for j in (best, worst)))
+        )
+    against = "training alone" if checked.affinity.order == "pairwise" else "the mean over its subsets"
+    print_table(("task", f"best with (against {against})", "worst with"), rows)
+    typer.echo(f"\nEstimates and heatmap: {run.path / AFFINITY_FOLDER}", err=True)
+    typer.echo(f"Group the tasks with:  {shlex.join(['taskloom', 'group', str(run.path)])}", err=True)
+
+
+def _partner(name: str, gain: float, error: float) -> str:
+    return f"{name} {gain:+.4f} (stderr {error:.4f})"

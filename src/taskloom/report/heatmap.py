@@ -1,0 +1,106 @@
+"""The affinity of tasks as a picture: who helps whom, in the order of the groups."""
+
+import io
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from taskloom.report.curves import STYLE
+from taskloom.storage import write_atomically
+
+if TYPE_CHECKING:
+    from taskloom.affinity import AffinityMatrix
+
+__all__ = ["affinity_heatmap"]
+
+#: Up to this many tasks, names are written beside the rows and values into the cells.
+NAMED, VALUED = 60, 16
+
+
+def affinity_heatmap(
+    affinity: "AffinityMatrix",
+    output: Path,
+    *,
+    gain: bool,
+    clusters: Sequence[Sequence[int]] | None = None,
+) -> tuple[Path, Path]:
+    """Draw how each task (row) does when it is trained with each other (column): blue helps, red hurts.
+
+    A task's own level would drown what others add to it, so each row shows the difference from it.
+
+    Args:
+        affinity: the matrix.
+        output: where the picture goes; its suffix is replaced by `.png` and `.svg`.
+        gain: whether the diagonal is the task trained alone (pairwise affinity), which each row is compared with;
+            otherwise with the mean of its row.
+        clusters: the order of the tasks, and the blocks that are outlined.
+
+    Returns:
+        The PNG and the SVG file.
+    """
+    values = affinity.values.numpy()
+    level = np.diagonal(values) if gain else values.mean(axis=1)
+    order = [position for cluster in clusters for position in cluster] if clusters else list(range(len(values)))
+    change = (values - level[:, None])[np.ix_(order, order)]
+    title = "gain over training alone" if gain else "difference from the row's mean"
+    sign = "-" if affinity.metric in ("loss", "mse") else ""
+    with matplotlib.rc_context({**STYLE, "axes.grid": False}):
+        figure = _draw(
+            change, [affinity.tasks[position] for position in order], clusters, f"{title} ({sign}{affinity.metric})"
+        )
+        FigureCanvasAgg(figure)
+        files = (output.with_suffix(".png"), output.with_suffix(".svg"))
+        for file in files:
+            image = io.BytesIO()
+            metadata = {"Date": None} if file.suffix == ".svg" else None
+            figure.savefig(image, format=file.suffix[1:], dpi=150, metadata=metadata)
+            write_atomically(file, image.getvalue())
+    return files
+
+
+def _draw(change: np.ndarray, names: list[str], clusters: Sequence[Sequence[int]] | None, title: str) -> Figure:
+    count = len(names)
+    side = min(max(2.6 + 0.36 * min(count, NAMED), 4.0), 16)
+    figure = Figure(figsize=(side + 1.1, side), layout="constrained")
+    axes = figure.subplots()
+    off_diagonal = change[~np.eye(count, dtype=bool)]
+    bound = float(np.abs(off_diagonal).max()) if off_diagonal.size else 1.0
+    image = axes.imshow(change, cmap="RdBu", vmin=-(bound or 1), vmax=bound or 1, interpolation="nearest")
+    axes.spines[:].set_visible(False)
+    if count <= NAMED:
+        axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(count), names)
+    else:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    axes.tick_params(length=0)
+    axes.set_xlabel("trained with")
+    axes.set_ylabel("task")
+    if count <= VALUED:
+        _write_values(axes, change, bound)
+    if clusters:
+        ends = list(accumulate(len(cluster) for cluster in clusters))
+        for cluster, end in zip(clusters, ends, strict=True):
+            corner = end - len(cluster) - 0.5
+            axes.add_patch(
+                Rectangle((corner, corner), len(cluster), len(cluster), fill=False, edgecolor="black", linewidth=1.5)
+            )
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
+    bar.set_label(title)
+    return figure
+
+
+def _write_values(axes: Axes, change: np.ndarray, bound: float) -> None:
+    for row, column in np.ndindex(*change.shape):
+        if row != column:
+            shade = "white" if abs(change[row, column]) > 0.6 * bound else "black"
+            axes.text(column, row, f"{change[row, column]:+.2g}", ha="center", va="center", fontsize=6, color=shade)
