@@ -10,6 +10,7 @@ import pytest
 
 import taskloom
 from taskloom.recipe import packaged_recipes, recipe_fields
+from taskloom.tasks.instructions import list_suites
 from taskloom.tasks.presets import list_presets
 from tests.cli.command import refused, run
 
@@ -83,11 +84,12 @@ def test_unknown_commands_and_options_name_the_nearest(capsys):
 
 def test_tasks_are_listed_one_a_line(capsys):
     lines = run(capsys, "tasks").out.splitlines()
-    assert len(lines) == 1 + len(list_presets())
+    presets = [name for name, _ in [*list_presets(), *list_suites()]]
+    assert len(lines) == 1 + len(presets)
     assert re.search(r"^glue/stsb +regression +pearson, spearman +\w+", "\n".join(lines), re.MULTILINE)
     listed = json.loads(run(capsys, "tasks", "--json").out)
     assert {"id", "kind", "metrics", "description"} == listed[0].keys()
-    assert [task["id"] for task in listed] == [name for name, _ in list_presets()]
+    assert [task["id"] for task in listed] == presets
 
 
 def test_recipes_are_listed_printed_and_found(capsys):

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from taskloom.errors import DataError, did_you_mean
 
-__all__ = ["EXTENSIONS", "Row", "Table", "Unit", "instances", "place", "read_table", "require_file"]
+__all__ = ["EXTENSIONS", "Row", "Table", "Unit", "place", "read_table", "require_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -254,30 +254,6 @@ def _squad_records(content: dict[str, Any], path: Path) -> Iterator[dict[str, An
                     }
         except KeyError as failure:
             raise DataError(f"{path}: article {number} lacks the field {failure} of SQuAD's format") from None
-
-
-def instances(content: dict[str, Any], path: Path) -> list[dict[str, Any]]:
-    """Return the checked instances of a Natural-Instructions file, ``{"input": text, "output": [texts], ...}`` each.
-
-    Raises:
-        DataError: there are none, or one lacks a field or holds something else in it; the message says which.
-    """
-    found = content["Instances"]
-    if not isinstance(found, list) or not found:
-        raise DataError(f"{path}: the field 'Instances' holds {found!r:.60}, expected a list of examples")
-    for number, instance in enumerate(found, start=1):
-        place = f"{path}, record {number} of 'Instances'"
-        if not isinstance(instance, dict):
-            raise DataError(f"{place}: found {_json_type(instance)}, expected an object")
-        for name in ("input", "output"):
-            if name not in instance:
-                raise DataError(f"{place}: the field '{name}' is missing")
-        if not isinstance(instance["input"], str):
-            raise DataError(f"{place}: the field 'input' holds {_json_type(instance['input'])}, expected a string")
-        outputs = instance["output"]
-        if not isinstance(outputs, list) or not outputs or not all(isinstance(output, str) for output in outputs):
-            raise DataError(f"{place}: the field 'output' holds {outputs!r:.60}, expected a list of strings")
-    return found
 
 
 def _read_parquet(path: Path) -> Table:

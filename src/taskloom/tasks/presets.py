@@ -17,11 +17,11 @@ from taskloom.tasks.files import require_file
 from taskloom.tasks.instructions import (
     is_suite,
     list_suites,
-    natural_instructions,
     suite_of_preset,
     template_source,
     templated_tasks,
 )
+from taskloom.tasks.natural_instructions import natural_instructions
 from taskloom.tasks.task import Task, task_from_mapping
 
 __all__ = ["TaskSpec", "list_presets", "resolve_tasks"]

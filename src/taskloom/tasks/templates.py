@@ -5,7 +5,7 @@ nothing else.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,8 @@ class RowTemplate:
 
     def __init__(self, task: "Task") -> None:
         self._task = task
-        names = _variables(str(task.template)) | _variables(task.answer_choices or "")
+        self._in_choices = _variables(task.answer_choices or "")
+        names = _variables(str(task.template)) | self._in_choices
         self._target = ColumnReader(task.target, task) if task.target in names else None
         self._readers = {name: ColumnReader(name, task) for name in sorted(names - {_CHOICES, task.target})}
         self.columns = list(self._readers.values())
@@ -63,7 +64,7 @@ class RowTemplate:
 
     def choices(self, row: Mapping[str, Any]) -> tuple[str, ...] | None:
         """Return the answers to choose from; None if the template names none."""
-        return self._rendered_choices(self._context(row))
+        return self._rendered_choices(self._context(row, self._in_choices))
 
     def _parts(self, row: Mapping[str, Any]) -> list[str]:
         context = self._context(row)
@@ -78,8 +79,10 @@ class RowTemplate:
         choices = self._task.answer_choices
         return None if choices is None else tuple(_split(_compiled(choices), context))
 
-    def _context(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        context = {name: reader(row) for name, reader in self._readers.items()}
+    def _context(self, row: Mapping[str, Any], names: Set[str] | None = None) -> dict[str, Any]:
+        """Return the values of the variables, or of those among `names`."""
+        wanted = self._readers.keys() if names is None else names & self._readers.keys()
+        context = {name: self._readers[name](row) for name in wanted}
         if self._target is not None:
             with suppress(MissingColumnError):
                 value = self._target(row)
