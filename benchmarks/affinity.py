@@ -118,7 +118,7 @@ def main() -> None:
     fits, rounds, tasks = (10, 2, 200) if arguments.quick else (50, 3, 500)
     for C, scale in ((0.01, 1.0),) if arguments.quick else ((0.01, 1.0), (1.0, 1.0), (0.01, 10.0)):  # noqa: N806
         estimate_rows(C, scale, fits, rounds)
-    cluster_row("planted blocks", tasks, 20, signal=1.0)
+    cluster_row("planted blocks", tasks, 20, signal=2.0)
     cluster_row("no structure", tasks, 20, signal=0.0)
 
 

@@ -119,7 +119,7 @@ def _by_relaxation(matrix: Matrix, k: int) -> Labels:
         found.extend((_value(matrix, labels), labels) for labels in candidates)
         return max(value for value, _ in found)
 
-    relaxation = solve_relaxation(matrix, k, tolerance=1e-5, max_steps=2000, good_enough=rounded_value)
+    relaxation = solve_relaxation(matrix, k, tolerance=1e-5, max_steps=1000, good_enough=rounded_value)
     rounded_value(relaxation.X)
     labels = _improved(matrix, _leading_rounding(matrix, k))
     found.append((_value(matrix, labels), labels))
@@ -132,7 +132,7 @@ def _leading_rounding(matrix: Matrix, k: int) -> Labels:
     # A shift of all entries moves the vector 1 only, which every indicator basis contains: make it the first.
     lifted = matrix + (np.linalg.norm(matrix) + 1) * 2 / n
     _, vectors = eigh(lifted, subset_by_index=(n - k, n - 1))
-    pivots: Labels = qr(vectors.T, pivoting=True, mode="r")[1]  # pyright: ignore[reportGeneralTypeIssues]
+    pivots = qr(vectors.T, pivoting=True, mode="r")[-1]
     left, _, right = np.linalg.svd(vectors[pivots[:k]].T)
     return _exactly(np.abs(vectors @ (left @ right)).argmax(1), matrix, k)
 

@@ -69,6 +69,7 @@ def solve_relaxation(
     rho = max(np.ptp(affinity), np.finfo(float).eps * size, np.finfo(float).tiny) * n / k
     Y, U = even.copy(), np.zeros_like(affinity)  # noqa: N806
     best = Relaxation(even, even_value, bound)
+    next_look = CHECK_EVERY
     for step in range(1, max_steps + 1):
         X = _spectral_projection(Y - U + affinity / rho, k)  # noqa: N806
         relaxed = OVER_RELAXATION * X + (1 - OVER_RELAXATION) * Y
@@ -81,7 +82,9 @@ def solve_relaxation(
         value, bound = float((affinity * feasible).sum()), min(best.bound, upper(-rho * U))
         best = Relaxation(feasible, value, bound) if value >= best.value else Relaxation(best.X, best.value, bound)
         reached = best.value
-        if bound - reached > tolerance * scale and good_enough is not None:
+        # Making a partition costs as much as many steps, hence ever more steps between two of them.
+        if bound - reached > tolerance * scale and good_enough is not None and step >= next_look:
+            next_look = 2 * step
             reached = max(reached, good_enough(best.X))
         if bound - reached <= tolerance * scale:
             break
