@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from taskloom.errors import UserError
 from taskloom.gradients.forms import Form
+from taskloom.gradients.relative_bias import bias_of_each_example
 from taskloom.gradients.rules import Rule, find_rule
 
 __all__ = ["Fallback", "Sink", "collect"]
@@ -136,7 +137,9 @@ class _Watch:
         for path, module in self.model.named_modules():
             table = f"{path}.relative_attention_bias".removeprefix(".")
             if table in self.watched and hasattr(module, "compute_bias"):
-                stack.enter_context(_PatchedBias(self, module, table))
+                receive = partial(self.emit, *self.watched[table])
+                embedding = self.watched[table][0]
+                stack.enter_context(bias_of_each_example(module, embedding, self.batch, self.follow, receive))
 
     def restore(self) -> None:
         for parameter in self.parameters.values():
@@ -219,37 +222,6 @@ class _Watch:
         for name, parameter, gradients in zip(slow, parameters, zip(*rows, strict=True), strict=True):
             stacked = torch.stack(gradients)
             self.sink(name, stacked.to(_wide(stacked.dtype)), parameter.shape)
-
-
-class _PatchedBias:
-    """T5's relative position bias: `compute_bias` makes one for all examples, of a table that it reads itself.
-
-    While this context is open it makes one for each example, so that the table's gradient is per example.
-    """
-
-    def __init__(self, watch: _Watch, attention: Any, table: str) -> None:
-        self.watch, self.attention, self.table = watch, attention, table
-
-    def __enter__(self) -> None:
-        original: Callable[..., Tensor] = self.attention.compute_bias
-        module, rule, own = self.watch.watched[self.table]
-
-        def compute_bias(*args: Any, **kwargs: Any) -> Tensor:
-            buckets: list[Tensor] = []
-            handle = module.register_forward_pre_hook(lambda _, inputs: buckets.append(inputs[0]))
-            with handle, torch.no_grad():
-                bias = original(*args, **kwargs)  # [1, heads, queries, keys]
-
-            def receive(index: Tensor, grad: Tensor) -> None:
-                self.watch.emit(module, rule, own, index, grad.permute(0, 2, 3, 1))
-
-            index = buckets[0].expand(self.watch.batch, *buckets[0].shape)  # [batch, queries, keys]
-            return self.watch.follow(bias.expand(self.watch.batch, -1, -1, -1), index, receive)
-
-        self.attention.compute_bias = compute_bias
-
-    def __exit__(self, *_: object) -> None:
-        del self.attention.compute_bias
 
 
 def _default_forward(model: nn.Module, batch: Any) -> Any:
