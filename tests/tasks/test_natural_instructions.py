@@ -38,11 +38,10 @@ def load(folder, pattern="task1_questions.json", **spec):
 def test_definition_and_examples_stand_before_the_input(tmp_path):
     suite = load(write(tmp_path, content(YES_NO)), examples=1)
     (task,) = suite
-    splits = [suite.examples(task.name, split).texts for split in ("train", "dev", "test")]
+    texts = [text for split in ("train", "dev", "test") for (text,) in suite.examples(task.name, split).texts]
     assert (task.name, task.kind) == ("task1_questions", "text2text")
-    assert (
-        "Definition: Say yes or {no}.\n\nExample 1\nInput: Is ice cold?\nOutput: yes\n\nInput: Question 3\nOutput:",
-    ) in sum(splits, [])
+    example = "Example 1\nInput: Is ice cold?\nOutput: yes"
+    assert f"Definition: Say yes or {{no}}.\n\n{example}\n\nInput: Question 3\nOutput:" in texts
     bare = load(tmp_path, examples=0).examples(task.name, "train").texts[0][0]
     assert bare.startswith("Definition: Say yes or {no}.\n\nInput: Question")
 
