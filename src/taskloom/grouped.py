@@ -56,9 +56,9 @@ def fit_groups(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Run
         plan = _Plan(recipe, suite, console, quiet)
         ways = {"groups": [plan.train(f"group-{number}", group) for number, group in enumerate(groups, start=1)]}
         if "all" in recipe.group_against:
-            ways["one for all"] = [plan.for_all()]
+            ways["all"] = [plan.for_all()]
         if "single" in recipe.group_against:
-            ways["one a task"] = [plan.train(f"single/{name}", [name]) for name in suite.names]
+            ways["single"] = [plan.train(f"single/{name}", [name]) for name in suite.names]
         _conclude(run, suite, groups, ways, console)
     return run
 

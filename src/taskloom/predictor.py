@@ -100,6 +100,8 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Predictor
         RunError: the folder is no run, or holds no trained model yet.
     """
     folder = RunFolder.open(run)
+    if folder.recipe.groups is not None:
+        raise RunError(f"{folder.path}: holds one model a group; name one of them, such as {folder.path / 'group-1'}")
     if not folder.model_folder.is_dir():
         raise RunError(f"{folder.path}: holds no trained model yet. Finish it with: taskloom train ... --resume")
     suite = TaskSuite(read_declaration(folder.model_folder).tasks)

@@ -62,7 +62,8 @@ def by_hand(model: nn.Module, data: DataLoader) -> tuple[Tensor, Tensor]:
 def test_store_holds_outputs_labels_and_projected_gradients_in_order(tmp_path):
     store = collect(tmp_path)
     model = network().eval()
-    assert store.tasks == ("a", "b") and store.dimensions == 6
+    assert store.tasks == ("a", "b")
+    assert store.dimensions == 6
     for name, seed in (("a", 1), ("b", 2)):
         rows = store.train(name)
         outputs, gradients = by_hand(model, loader(seed))
@@ -76,7 +77,8 @@ def test_store_holds_outputs_labels_and_projected_gradients_in_order(tmp_path):
 def test_model_is_left_as_it_was(tmp_path):
     model = network().train()
     collect(tmp_path, model=model)
-    assert model.training and all(parameter.grad is None for parameter in model.parameters())
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_interrupted_collection_goes_on_where_it_stopped(tmp_path, monkeypatch):

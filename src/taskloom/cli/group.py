@@ -9,6 +9,7 @@ import typer
 
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
+from taskloom.errors import UserError
 
 __all__ = ["group"]
 
@@ -42,7 +43,7 @@ def group(
 ) -> None:
     """Group a run's tasks so that those that help each other are together."""
     if k != "auto" and not k.isdecimal():
-        raise typer.BadParameter(f"expected a number or auto, found '{k}'", param_hint="--k")
+        raise UserError(f"--k: expected a number or auto, found '{k}'")
     hush_libraries()
     from taskloom.affinity.run import AFFINITY_FOLDER, group_tasks
 
