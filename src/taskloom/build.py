@@ -147,6 +147,8 @@ def _generative_model(
 
 def _encoder_model(recipe: Recipe, tasks: Sequence[Task]) -> MultiTaskModel:
     settings = recipe.model
+    if settings.gguf_file is not None:
+        raise RecipeError(f"model.gguf_file: '{settings.path}' is an encoder; GGUF is read for decoder models only.")
     encoder, missing = load_encoder(
         settings.path,
         revision=settings.revision,

@@ -79,7 +79,8 @@ def _json_lines(rows: Sequence[dict[str, Any]]) -> str:
 
 def _delimited(rows: Sequence[dict[str, Any]], delimiter: str) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), delimiter=delimiter, lineterminator="\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))  # examples may differ in their choices
+    writer = csv.DictWriter(text, fieldnames=names, delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         tags = row["prediction"]
