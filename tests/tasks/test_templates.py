@@ -110,6 +110,13 @@ def test_label_values_spell_the_labels_of_the_file(folder):
     assert suite.examples("rte-01-a", "dev").targets == ["Y", "N"]
 
 
+def test_a_source_in_the_templates_file_starts_from_its_folder(folder):
+    source = {name: value for name, value in SOURCE.items() if name != "inputs"}
+    write(folder, {"source": source, **MINE})
+    suite = TaskSuite.load([{"templates": f"{folder.name}/mine.yaml"}], base_dir=folder.parent)
+    assert suite.names == ("rte-01-follows", "rte-02-truth")
+
+
 def test_columns_renamed_for_the_templates(folder):
     content = {**MINE, "columns": {"premise": "text", "hypothesis": "claim"}, "templates": {"a": "{text} / {claim}"}}
     suite = load(folder, templates=write(folder, content))

@@ -55,17 +55,25 @@ def suite_of_preset(spec: str | Mapping[str, Any]) -> Mapping[str, Any] | None:
     return {"templates": preset, **fields}
 
 
-def template_source(spec: Mapping[str, Any], base_dir: Path) -> Any:
-    """Return what the data of a suite of templates is: the entry's `source`, else that of the templates' file.
+def template_source(spec: Mapping[str, Any], base_dir: Path) -> tuple[Any, Path]:
+    """Return what the data of a suite of templates is, and the folder that its relative paths start from.
+
+    The entry's `source` goes before that of the templates' file.
 
     Raises:
         DataError: neither names one, or the file is missing or malformed.
     """
     content, where = _templates_file(spec["templates"], base_dir)
-    source = spec.get("source", content.get("source"))
+    if "source" in spec:
+        source, base = spec["source"], base_dir
+    else:
+        source, base = content.get("source"), (base_dir / str(spec["templates"])).parent
     if source is None:
         raise DataError(f"{where}: give the data to fill the templates with: `source`, a preset or a task's fields")
-    return source
+    if isinstance(source, Mapping) and "preset" not in source:
+        # The templates say which columns are read.
+        source = {"inputs": [source.get("target", "label")], **source}
+    return source, base
 
 
 def templated_tasks(spec: Mapping[str, Any], source: Task, base_dir: Path) -> list[Task]:

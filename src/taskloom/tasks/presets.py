@@ -85,7 +85,8 @@ def _resolve_suite(
 ) -> list[tuple[Task, Path]]:
     if "natural_instructions" in suite:
         return [(task, base_dir) for task in natural_instructions(suite, base_dir, data_dir, where)]
-    sources = resolve_tasks([template_source(suite, base_dir)], base_dir, has_data_dir, data_dir)
+    given, source_dir = template_source(suite, base_dir)
+    sources = resolve_tasks([given], source_dir, has_data_dir, data_dir)
     if len(sources) != 1:
         raise DataError(f"{where}: `source` must be one task, found {len(sources)}")
     ((source, source_base),) = sources
