@@ -1,5 +1,7 @@
 """Forward selection and leave-one-out against fitting and evaluating each subset on its own."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -46,6 +48,19 @@ def test_forward_selection_is_greedy(metric):
         chosen.append(best)
     assert list(found.tasks) == chosen
     assert sign * found.estimates[-1] == pytest.approx(estimate(chosen))
+    steps = [sign * (after - before) for before, after in pairwise(found.estimates)]
+    assert [gain.value for gain in found.gains] == pytest.approx(steps)
+    for number, gain in enumerate(found.gains, start=1):
+        paired = surrogate.gains([chosen[: number + 1]], [chosen[:number]], metric)
+        assert gain.stderr == pytest.approx(float(paired.stderr[0, 1]), rel=1e-5)
+
+
+def test_forward_selection_stops_where_gains_are_within_their_error():
+    surrogate = SubsetSurrogate(table())
+    plain = forward_selection(surrogate, "b")
+    sure = [gain.value > 2 * gain.stderr for gain in plain.gains]
+    assert sure == [True, True, False]
+    assert forward_selection(surrogate, "b", z=2).tasks == plain.tasks[:3]
 
 
 def test_limits_and_candidates_of_forward_selection():
@@ -67,12 +82,14 @@ def test_leave_one_out_is_the_difference_that_a_task_makes(metric):
     for task, gain in found.items():
         subsets = [tuple(SIZES), tuple(other for other in SIZES if other != task)]
         whole, without = surrogate.evaluate(surrogate.fit(subsets), metric, ["a"])[:, 0].tolist()
-        assert gain == pytest.approx(sign * (whole - without), abs=1e-7)
+        assert gain.value == pytest.approx(sign * (whole - without), abs=1e-7)
+        paired = surrogate.gains(subsets[:1], subsets[1:], metric)
+        assert gain.stderr == pytest.approx(float(paired.stderr[0, 0]), rel=1e-5)
 
 
 def test_leave_one_out_knows_friend_from_foe_and_several_sources():
     gains = leave_one_out(SubsetSurrogate([planted(), planted()]), "target")
-    assert gains["friend"] > 0 > gains["foe"]
+    assert gains["friend"].value > 0 > gains["foe"].value
     assert forward_selection(SubsetSurrogate([planted(), planted()]), "target").tasks[1] == "friend"
     with pytest.raises(ValueError, match="`tasks` must hold the target 'target'"):
         leave_one_out(SubsetSurrogate(planted()), "target", tasks=["friend", "foe"])

@@ -152,29 +152,54 @@ def test_f1_and_mcc_are_scikit_learns():
                 assert float(value) == pytest.approx(reference(labels, np.where(right, labels, 1 - labels)), rel=1e-9)
 
 
-@pytest.mark.parametrize(("metric", "kind"), [("loss", "logistic"), ("f1", "logistic"), ("mcc", "logistic")])
+BOOTSTRAPPED = [
+    *(("loss", "logistic"), ("accuracy", "logistic"), ("f1", "logistic"), ("mcc", "logistic")),
+    *(("mse", "squared"), ("pearson", "squared")),
+]
+
+
+@pytest.mark.parametrize(("metric", "kind"), BOOTSTRAPPED)
 def test_standard_errors_are_the_bootstraps(metric, kind):
-    check_standard_error(metric, kind)
-
-
-@pytest.mark.parametrize("metric", ["mse", "pearson"])
-def test_standard_errors_of_regression_are_the_bootstraps(metric):
-    check_standard_error(metric, "squared")
-
-
-def check_standard_error(metric, kind):
     generator = torch.Generator().manual_seed(0)
     make = logistic if kind == "logistic" else squared
-    rows = make(torch.randn(400, 3, generator=generator), torch.randn(400, generator=generator), generator)
-    surrogate = SubsetSurrogate(GradientTable({"t": rows}, {"t": rows}), C=0.001)
-    found = float(surrogate.estimate([("t",)], metric).stderr[0, 0])
-    coefficients, values = surrogate.fit([("t",)]), []
+    table = {
+        task: make(torch.randn(400, 3, generator=generator) + shift, torch.randn(400, generator=generator), generator)
+        for task, shift in (("t", 0.2), ("u", torch.tensor([0.0, 0.5, -0.5])))
+    }
+    surrogate = SubsetSurrogate(GradientTable(table, table), C=0.01)
+    subsets = [("t",), ("t", "u")]
+    found, gains = surrogate.estimate(subsets, metric), surrogate.gains(subsets[1:], subsets[:1], metric)
+    coefficients, values, rows = surrogate.fit(subsets), [], table["t"]
     for _ in range(600):
         drawn = torch.randint(400, (400,), generator=generator)
         part = TaskGradients(rows.gradients[drawn], rows.outputs[drawn], rows.labels[drawn], rows.loss)
-        surrogate.sources = [GradientTable({"t": rows}, {"t": part})]
-        values.append(float(surrogate.evaluate(coefficients, metric)))
-    assert found == pytest.approx(float(np.std(values)), rel=0.12)
+        surrogate.sources = [GradientTable(table, {**table, "t": part})]
+        values.append(surrogate.evaluate(coefficients, metric, ["t"])[:, 0])
+    values = torch.stack(values)
+    assert float(found.stderr[0, 0]) == pytest.approx(float(values[:, 0].std()), rel=0.12)
+    assert float(gains.stderr[0, 0]) == pytest.approx(float((values[:, 1] - values[:, 0]).std()), rel=0.12)
+    assert gains.stderr[0, 0] < 0.8 * found.stderr[0, 0]
+
+
+@pytest.mark.parametrize("metric", ["loss", "auto"])
+def test_gains_are_differences_of_estimates_and_larger_is_better(metric):
+    surrogate = SubsetSurrogate([table(), table(seed=1)], memory=3000)
+    subsets, against = [("a", "b"), ("c", "r", "s"), ("b",)], [("a",), ("c", "r"), ("b",)]
+    first, second = (surrogate.estimate(part, metric).values for part in (subsets, against))
+    sign = -1 if metric == "loss" else 1
+    found = surrogate.gains(subsets, against, metric)
+    torch.testing.assert_close(found.values, sign * (first - second), rtol=1e-6, atol=1e-8)
+    one = surrogate.gains(subsets, against[:1], metric, tasks=["c"])
+    torch.testing.assert_close(one.values[:, 2], sign * (first - second[:1])[:, 2], rtol=1e-6, atol=1e-8)
+    assert one.values[:, [0, 1, 3, 4]].isnan().all()
+    estimates = surrogate.estimate([*subsets, ("r",)], metric, gains=True)
+    assert estimates.gains is not None
+    alone = surrogate.estimate([(task,) for task in TASKS], metric).values.diagonal()
+    expected = sign * (estimates.values - alone)
+    torch.testing.assert_close(estimates.gains.values, expected, rtol=1e-6, atol=1e-8)
+    assert abs(float(estimates.gains.stderr[3, 3])) < 1e-12  # r alone against itself
+    with pytest.raises(ValueError, match="`against` must hold 1 or 3 subsets, as `coefficients` does, found 2"):
+        surrogate.gains(subsets, against[:2], metric)
 
 
 def test_bagging_averages_the_sources_and_reports_their_spread():

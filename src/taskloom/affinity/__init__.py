@@ -9,7 +9,8 @@ from taskloom.lazy import lazy_names
 
 _HOMES = {
     "AffinityMatrix": "taskloom.affinity.estimate",
-    "Estimates": "taskloom.affinity.surrogate",
+    "Estimates": "taskloom.affinity.scores",
+    "Gains": "taskloom.affinity.scores",
     "GradientSource": "taskloom.affinity.source",
     "GradientStore": "taskloom.affinity.store",
     "GradientTable": "taskloom.affinity.source",

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from taskloom.affinity.metrics import LOWER_IS_BETTER
+from taskloom.affinity.scores import Estimates
 from taskloom.affinity.subsets import PUBLISHED_SIZE, pair_subsets, random_subsets
-from taskloom.affinity.surrogate import Estimates, SubsetSurrogate
+from taskloom.affinity.surrogate import SubsetSurrogate
 
 if TYPE_CHECKING:
     from taskloom.affinity.cluster import Transform
@@ -33,6 +34,10 @@ class AffinityMatrix:
         values: ``[n, n]`` float64. The diagonal: trained alone (pairwise), or the mean of all subsets that hold it.
         stderr: ``[n, n]``: the error from the finite number of subsets behind each entry, with that from the finite
             validation examples (the same in all subsets, so that it does not average) and from several sources.
+        gain: ``[n, n]``, what the column's task brings the row's; 0 on the diagonal. Pairwise: over training alone.
+            Higher-order: over the mean of all subsets that hold the row's task.
+        gain_stderr: ``[n, n]``. Pairwise: of the paired comparison on the same validation examples. Higher-order: how
+            far the mean of so many of the row's subsets, drawn at random, lies from the mean of all.
         counts: ``[n, n]``, the subsets behind each entry.
         metric: the metric; a loss is negated in `values`.
     """
@@ -40,6 +45,8 @@ class AffinityMatrix:
     tasks: tuple[str, ...]
     values: Tensor
     stderr: Tensor
+    gain: Tensor
+    gain_stderr: Tensor
     counts: Tensor
     metric: str
 
@@ -81,7 +88,8 @@ def affinity_matrix(
         raise ValueError("`size` and `number` describe random subsets; `subsets` are given")
     if subsets is None:
         if order == "pairwise" and size is None and number is None:
-            return affinity_from(surrogate.estimate(pair_subsets(surrogate.tasks), metric, scope="members"), alone=True)
+            pairs = pair_subsets(surrogate.tasks)
+            return affinity_from(surrogate.estimate(pairs, metric, scope="members", gains=True), alone=True)
         n = len(surrogate.tasks)
         size = min(PUBLISHED_SIZE, n, max(2, n // 2)) if size is None else size
         subsets = random_subsets(surrogate.tasks, size, number, seed)
@@ -93,36 +101,67 @@ def affinity_from(estimates: Estimates, *, alone: bool = False) -> AffinityMatri
 
     Args:
         estimates: at least of the tasks in each subset.
-        alone: take the diagonal from the subsets of one task only.
+        alone: take the diagonal from the subsets of one task only, and gains over it. Where `estimates` hold no gains,
+            their errors are those of independent estimates, which overstates them.
 
     Raises:
         ValueError: some pair of tasks is in no subset.
     """
-    n = len(estimates.tasks)
-    column = {task: position for position, task in enumerate(estimates.tasks)}
-    counts, total, squares, noise = (torch.zeros(n, n, dtype=torch.float64) for _ in range(4))
     variance = estimates.stderr**2
     if estimates.spread is not None:
         variance = variance + estimates.spread**2 / estimates.sources
+    mean, between, noise, counts = _averages(estimates, estimates.values, variance, alone)
+    _check_counts(estimates, counts)
+    sign = -1.0 if estimates.metric in LOWER_IS_BETTER else 1.0
+    values, errors = sign * mean, _error(between, noise, counts)
+    level = values.diagonal()[:, None]
+    if not alone:
+        # The mean of some of a row's subsets, without replacement: no error is left where the column is in all of them.
+        held = counts.diagonal()[:, None]
+        spread = between.diagonal()[:, None] * held / (held - 1).clamp(min=1)
+        gain, gain_errors = values - level, (spread * (1 / counts - 1 / held)).clamp(min=0).sqrt()
+    elif estimates.gains is None:
+        gain, gain_errors = values - level, (errors**2 + errors.diagonal()[:, None] ** 2).sqrt()
+    else:
+        paired = estimates.gains
+        gain, between, noise, _ = _averages(estimates, paired.values, paired.stderr**2, alone)
+        gain_errors = _error(between, noise, counts)
+    return AffinityMatrix(
+        estimates.tasks,
+        values,
+        errors,
+        gain.fill_diagonal_(0),
+        gain_errors.fill_diagonal_(0),
+        counts.long(),
+        estimates.metric,
+    )
+
+
+def _averages(
+    estimates: Estimates, numbers: Tensor, variance: Tensor, alone: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return ``[n, n]`` over the subsets that hold both tasks: mean, variance, mean of `variance`, and their number."""
+    n = len(estimates.tasks)
+    column = {task: position for position, task in enumerate(estimates.tasks)}
+    counts, total, squares, noise = (torch.zeros(n, n, dtype=torch.float64) for _ in range(4))
     single = torch.tensor([len(subset) == 1 for subset in estimates.subsets])
     for rows in torch.arange(len(estimates.subsets)).split(BLOCK):
         held = torch.zeros(len(rows), n, dtype=torch.float64)
         for number, row in enumerate(rows.tolist()):
             held[number, [column[task] for task in estimates.subsets[row]]] = 1
-        values, errors = (torch.where(held > 0, part[rows], 0) for part in (estimates.values, variance))
+        values, errors = (torch.where(held > 0, part[rows], 0) for part in (numbers, variance))
         for into, part in ((counts, held), (total, values), (squares, values**2), (noise, errors)):
             sums = part.T @ held
             if alone:
                 sums.diagonal().copy_(part[single[rows]].sum(0))
             into += sums
-    _check_counts(estimates, counts)
     mean = total / counts
-    # One subset tells nothing of how much subsets differ; then only the noise of the examples is known.
-    between = (squares / counts - mean**2).clamp(min=0) / (counts - 1).clamp(min=1)
-    sign = -1.0 if estimates.metric in LOWER_IS_BETTER else 1.0
-    return AffinityMatrix(
-        estimates.tasks, sign * mean, (between + noise / counts).sqrt(), counts.long(), estimates.metric
-    )
+    return mean, (squares / counts - mean**2).clamp(min=0), noise / counts, counts
+
+
+def _error(between: Tensor, noise: Tensor, counts: Tensor) -> Tensor:
+    """Return the error of a mean over subsets; one alone tells nothing of how they differ, only of its own noise."""
+    return (between / (counts - 1).clamp(min=1) + noise).sqrt()
 
 
 def _check_counts(estimates: Estimates, counts: Tensor) -> None:

@@ -11,10 +11,11 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from taskloom.affinity.metrics import metric_for, standard_error
+from taskloom.affinity.metrics import LOWER_IS_BETTER, metric_for, standard_error
 from taskloom.affinity.outputs import OutputFunction
+from taskloom.affinity.scores import Estimates, Gains
 from taskloom.affinity.store import GradientStore
-from taskloom.affinity.surrogate import Estimates, SubsetSurrogate
+from taskloom.affinity.surrogate import SubsetSurrogate
 from taskloom.gradients import written_back
 from taskloom.progress import counted
 
@@ -34,6 +35,8 @@ def forward_estimates(
 ) -> Estimates:
     """Return what `SubsetSurrogate.estimate` does for each subset's members, from real outputs of the changed model.
 
+    Gains over training alone are there where each task of a subset is a subset of its own, too, earlier in the list.
+
     Args:
         surrogate: fitted on `store` alone.
         store: the gradients of `model`.
@@ -46,7 +49,11 @@ def forward_estimates(
         console: where progress is shown.
     """
     named = tuple(tuple(subset) for subset in subsets)
-    values, errors = (torch.full((len(named), len(surrogate.tasks)), torch.nan, dtype=torch.float64) for _ in range(2))
+    values, errors, gains, gain_errors = (
+        torch.full((len(named), len(surrogate.tasks)), torch.nan, dtype=torch.float64) for _ in range(4)
+    )
+    alone: dict[str, tuple[Tensor, Tensor]] = {}
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     with counted(console, "forward evaluation", len(named), "subsets") as advance:
         for row, (subset, change) in enumerate(zip(named, surrogate.fit(named), strict=True)):
             with written_back(model, store.projection, change), torch.no_grad():
@@ -56,7 +63,15 @@ def forward_estimates(
                     value, influence = metric_for(metric, task, rows)(
                         torch.cat(batches)[None].double(), rows.labels.double()
                     )
-                    values[row, surrogate.position(task)] = value[0]
-                    errors[row, surrogate.position(task)] = standard_error(influence)[0]
+                    column = surrogate.position(task)
+                    values[row, column] = value[0]
+                    errors[row, column] = standard_error(influence)[0]
+                    if len(subset) == 1:
+                        alone[task] = value, influence
+                    if task in alone:
+                        base, base_influence = alone[task]
+                        gains[row, column] = sign * (value - base)[0]
+                        gain_errors[row, column] = standard_error(influence - base_influence)[0]
             advance(1)
-    return Estimates(surrogate.tasks, named, values, errors, None, metric)
+    compared = None if bool((gains.isnan() & ~values.isnan()).any()) else Gains(gains, gain_errors)
+    return Estimates(surrogate.tasks, named, values, errors, None, metric, gains=compared)

@@ -3,7 +3,7 @@
 RUN/affinity/
   gradients/        every example's projected gradient, see `taskloom.affinity.store`
   estimates.csv     task, trained_on, estimate, stderr: every estimate
-  affinity.csv      task, with, affinity, stderr, subsets: the matrix
+  affinity.csv      task, with, affinity, stderr, gain, gain_stderr, subsets: the matrix
   affinity.json     the matrix with the settings that it came from and the seconds that it took
   groups.json       the groups that `taskloom group` found
   heatmap.png       the matrix in the order of the groups (and .svg)
@@ -30,9 +30,10 @@ from taskloom.affinity.collect import collect_gradients
 from taskloom.affinity.estimate import AffinityMatrix, affinity_from
 from taskloom.affinity.forward import forward_estimates
 from taskloom.affinity.outputs import SuiteOutput
+from taskloom.affinity.scores import Estimates
 from taskloom.affinity.store import GradientStore
 from taskloom.affinity.subsets import PUBLISHED_SIZE, pair_subsets, random_subsets
-from taskloom.affinity.surrogate import Estimates, SubsetSurrogate
+from taskloom.affinity.surrogate import SubsetSurrogate
 from taskloom.build import build_suite, layout
 from taskloom.errors import DataError, RecipeError, RunError
 from taskloom.gradients import Projection
@@ -185,7 +186,7 @@ def _estimates(recipe: Recipe, store: GradientStore, collection: SuiteCollection
             arguments = (collection.model, collection.validation, collection.output, collection.forward)
             return forward_estimates(surrogate, store, subsets, settings.metric, *arguments, console)
         scope: Literal["all", "members"] = "all" if len(subsets) * len(store.tasks) <= MANY_ESTIMATES else "members"
-        return surrogate.estimate(subsets, settings.metric, scope)
+        return surrogate.estimate(subsets, settings.metric, scope, gains=settings.order == "pairwise")
     except ValueError as error:
         raise RecipeError(f"affinity: {error}") from error
 
@@ -210,23 +211,34 @@ def _write(
     ]
     _write_csv(folder / "estimates.csv", ("task", "trained_on", "estimate", "stderr"), rows)
     entries = [
-        (row, column, f"{affinity.values[i, j]:.6g}", f"{affinity.stderr[i, j]:.3g}", str(int(affinity.counts[i, j])))
+        (
+            row,
+            column,
+            f"{affinity.values[i, j]:.6g}",
+            f"{affinity.stderr[i, j]:.3g}",
+            f"{affinity.gain[i, j]:.6g}",
+            f"{affinity.gain_stderr[i, j]:.3g}",
+            str(int(affinity.counts[i, j])),
+        )
         for i, row in enumerate(affinity.tasks)
         for j, column in enumerate(affinity.tasks)
     ]
-    _write_csv(folder / "affinity.csv", ("task", "with", "affinity", "stderr", "subsets"), entries)
+    header = ("task", "with", "affinity", "stderr", "gain", "gain_stderr", "subsets")
+    _write_csv(folder / "affinity.csv", header, entries)
     content = {
         "tasks": affinity.tasks,
         "metric": affinity.metric,
         "order": recipe.affinity.order,
         "values": affinity.values.tolist(),
         "stderr": affinity.stderr.tolist(),
+        "gain": affinity.gain.tolist(),
+        "gain_stderr": affinity.gain_stderr.tolist(),
         "counts": affinity.counts.tolist(),
         "settings": recipe.affinity.model_dump(mode="json"),
         "seconds": dict(seconds),
     }
     write_atomically(folder / "affinity.json", json.dumps(content, indent=1) + "\n")
-    affinity_heatmap(affinity, folder / "heatmap.png", gain=recipe.affinity.order == "pairwise")
+    affinity_heatmap(affinity, folder / "heatmap.png", alone=recipe.affinity.order == "pairwise")
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
@@ -248,9 +260,11 @@ def read_affinity(run: Path | str) -> tuple[AffinityMatrix, str]:
         raise RunError(f"{run}: has no estimates of affinity yet. Make them with: taskloom affinity {run}")
     try:
         stored = json.loads(path.read_text("utf-8"))
-        values, errors = (torch.tensor(stored[name], dtype=torch.float64) for name in ("values", "stderr"))
+        names = ("values", "stderr", "gain", "gain_stderr")
+        numbers = {name: torch.tensor(stored[name], dtype=torch.float64) for name in names}
         counts = torch.tensor(stored["counts"])
-        return AffinityMatrix(tuple(stored["tasks"]), values, errors, counts, stored["metric"]), stored["order"]
+        affinity = AffinityMatrix(tuple(stored["tasks"]), **numbers, counts=counts, metric=stored["metric"])
+        return affinity, stored["order"]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: is damaged. Make it again with: taskloom affinity {run}") from error
 
@@ -283,5 +297,5 @@ def group_tasks(
     folder = Path(run) / AFFINITY_FOLDER
     content = {"groups": groups, "method": method, "transform": transform, "metric": affinity.metric, "k": len(groups)}
     write_atomically(folder / "groups.json", json.dumps(content, indent=1) + "\n")
-    affinity_heatmap(affinity, folder / "heatmap.png", gain=order == "pairwise", clusters=clusters)
+    affinity_heatmap(affinity, folder / "heatmap.png", alone=order == "pairwise", clusters=clusters)
     return grouping

@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
-
-from taskloom.affinity.metrics import LOWER_IS_BETTER
 from taskloom.affinity.surrogate import SubsetSurrogate
 
-__all__ = ["Selection", "forward_selection", "leave_one_out"]
+__all__ = ["Gain", "Selection", "forward_selection", "leave_one_out"]
+
+
+class Gain(NamedTuple):
+    """By how much a task improves another (larger is better), with the standard error of the paired comparison."""
+
+    value: float
+    stderr: float
 
 
 @dataclass(frozen=True)
@@ -18,11 +23,13 @@ class Selection:
     Attributes:
         tasks: the chosen tasks.
         estimates: the target's metric after each choice; the first is the target alone.
+        gains: what each choice after the first added.
         metric: the metric.
     """
 
     tasks: tuple[str, ...]
     estimates: tuple[float, ...]
+    gains: tuple[Gain, ...]
     metric: str
 
 
@@ -33,6 +40,7 @@ def forward_selection(
     metric: str = "loss",
     candidates: Sequence[str] | None = None,
     max_tasks: int | None = None,
+    z: float = 0.0,
 ) -> Selection:
     """Add, one at a time, the task that most improves the target's estimate, until none does.
 
@@ -42,6 +50,7 @@ def forward_selection(
         metric: see `SubsetSurrogate.evaluate`.
         candidates: the tasks to choose from; None is all.
         max_tasks: the most tasks to choose, the target included.
+        z: how many of its standard errors a gain must exceed; with 2, chance on the validation examples rarely does.
 
     Raises:
         ValueError: a task is unknown, or `max_tasks` is less than 1.
@@ -50,34 +59,36 @@ def forward_selection(
     limit = len(surrogate.tasks) if max_tasks is None else max_tasks
     if limit < 1:
         raise ValueError(f"`max_tasks` must be at least 1, found {max_tasks}")
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     left = [task for task in (surrogate.tasks if candidates is None else candidates) if task != target]
     chosen = [target]
     coefficients = surrogate.fit([chosen])
     estimates = [float(surrogate.evaluate(coefficients, metric, [target])[0, column])]
+    gains: list[Gain] = []
     while left and len(chosen) < limit:
         # The answer without the new task is a good place to start from.
         start = coefficients.expand(*coefficients.shape[:-2], len(left), -1)
         trials = surrogate.fit([[*chosen, task] for task in left], start=start)
-        values = sign * surrogate.evaluate(trials, metric, [target])[:, column]
-        best = int(values.argmax())
-        if not values[best] > sign * estimates[-1]:
+        found = surrogate.compare(trials, coefficients, metric, [target])
+        best = int(found.values[:, column].argmax())
+        gain = Gain(float(found.values[best, column]), float(found.stderr[best, column]))
+        if not gain.value > z * gain.stderr:
             break
         chosen.append(left.pop(best))
         coefficients = trials[..., best : best + 1, :]
-        estimates.append(sign * float(values[best]))
-    return Selection(tuple(chosen), tuple(estimates), metric)
+        estimates.append(float(surrogate.evaluate(coefficients, metric, [target])[0, column]))
+        gains.append(gain)
+    return Selection(tuple(chosen), tuple(estimates), tuple(gains), metric)
 
 
 def leave_one_out(
     surrogate: SubsetSurrogate, target: str, *, metric: str = "loss", tasks: Sequence[str] | None = None
-) -> dict[str, float]:
-    """Return by how much each other task improves the target: the estimate with all tasks less that without it.
+) -> dict[str, Gain]:
+    """Return by how much each other task improves the target: training on all tasks over training without it.
 
     Args:
         surrogate: the estimator.
         target: the task that matters.
-        metric: see `SubsetSurrogate.evaluate`; for a loss the sign is turned, so that more is better.
+        metric: see `SubsetSurrogate.evaluate`.
         tasks: the tasks that are trained together, the target among them; None is all.
 
     Raises:
@@ -93,7 +104,6 @@ def leave_one_out(
     whole = surrogate.fit([together])
     start = whole.expand(*whole.shape[:-2], len(others), -1)
     without = surrogate.fit([[task for task in together if task != left_out] for left_out in others], start=start)
-    values = surrogate.evaluate(torch.cat([whole, without], dim=-2), metric, [target])[:, column]
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    gains = sign * (values[0] - values[1:])
-    return dict(zip(others, gains.tolist(), strict=True))
+    losses = surrogate.compare(without, whole, metric, [target])
+    values, errors = -losses.values[:, column], losses.stderr[:, column]
+    return {task: Gain(*pair) for task, *pair in zip(others, values.tolist(), errors.tolist(), strict=True)}

@@ -11,54 +11,21 @@ validation gradients, ``output + g . c(S)``, without a forward pass; `taskloom.a
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from taskloom.affinity.metrics import Metric, metric_for, standard_error
+from taskloom.affinity.metrics import LOWER_IS_BETTER, Metric, metric_for, standard_error
+from taskloom.affinity.scores import Estimates, Gains
 from taskloom.affinity.solver import TaskStatistics, bytes_a_subset, solve
 from taskloom.affinity.source import GradientSource, TaskGradients, check_source
 from taskloom.errors import did_you_mean
 
-__all__ = ["Estimates", "SubsetSurrogate"]
+__all__ = ["SubsetSurrogate"]
 
 Balance = Literal["sum", "tasks"]
 Scope = Literal["all", "members"]
-
-
-@dataclass(frozen=True)
-class Estimates:
-    """How every task is estimated to do after training on each subset.
-
-    Attributes:
-        tasks: the columns.
-        subsets: the rows.
-        values: ``[subsets, tasks]``, the metric; with several sources the mean over them. NaN where not asked for.
-        stderr: ``[subsets, tasks]``, the standard error from the finite number of validation examples.
-        spread: ``[subsets, tasks]``, the standard deviation over the sources; None with one source.
-        metric: the metric's name. Higher is better, except for "loss" and "mse".
-        sources: the number of sources.
-    """
-
-    tasks: tuple[str, ...]
-    subsets: tuple[tuple[str, ...], ...]
-    values: Tensor
-    stderr: Tensor
-    spread: Tensor | None
-    metric: str
-    sources: int = 1
-
-    def rows(self) -> Iterator[tuple[str, tuple[str, ...], float, float]]:
-        """Yield ``(task, trained on, estimate, standard error)`` of everything that was asked for."""
-        asked = ~self.values.isnan()
-        for subset, values, errors, wanted in zip(
-            self.subsets, self.values.tolist(), self.stderr.tolist(), asked.tolist(), strict=True
-        ):
-            for task, value, error, want in zip(self.tasks, values, errors, wanted, strict=True):
-                if want:
-                    yield task, subset, value, error
 
 
 class SubsetSurrogate:
@@ -199,30 +166,111 @@ class SubsetSurrogate:
         Raises:
             ValueError: the metric does not suit a task; the message names it.
         """
-        wanted = None if tasks is None else [[self.position(task) for task in tasks]] * coefficients.shape[-2]
-        return self._scores(coefficients, metric, wanted)[0]
+        return self._scores(coefficients, metric, self._columns(coefficients, tasks))[0][0]
 
-    def estimate(self, subsets: Sequence[Sequence[str]], metric: str = "loss", scope: Scope = "all") -> Estimates:
-        """Fit some subsets and evaluate them on every task, or (``scope="members"``) on the tasks that each holds."""
+    def compare(
+        self, coefficients: Tensor, against: Tensor, metric: str = "loss", tasks: Sequence[str] | None = None
+    ) -> Gains:
+        """Return by how much models do better than others, on the same validation examples.
+
+        Args:
+            coefficients: as returned by `fit`.
+            against: the same of the others: one for each of `coefficients`, or one for all.
+            metric: see `evaluate`.
+            tasks: see `evaluate`.
+
+        Raises:
+            ValueError: the metric does not suit a task, or the numbers of subsets differ.
+        """
+        count, others = coefficients.shape[-2], against.shape[-2]
+        if others not in (1, count):
+            raise ValueError(f"`against` must hold 1 or {count} subsets, as `coefficients` does, found {others}")
+        baseline = (torch.arange(count) % others)[:, None].expand(count, len(self.tasks))
+        _, gains = self._scores(coefficients, metric, self._columns(coefficients, tasks), against, baseline)
+        return self._oriented(gains, metric)
+
+    def gains(
+        self,
+        subsets: Sequence[Sequence[str]],
+        against: Sequence[Sequence[str]],
+        metric: str = "loss",
+        tasks: Sequence[str] | None = None,
+    ) -> Gains:
+        """Return by how much training on `subsets` is better than on `against` (as many, or one for all); paired."""
+        fitted = self.fit([*subsets, *against])
+        first, second = fitted.split([len(subsets), len(against)], dim=-2)
+        return self.compare(first, second, metric, tasks)
+
+    def estimate(
+        self, subsets: Sequence[Sequence[str]], metric: str = "loss", scope: Scope = "all", *, gains: bool = False
+    ) -> Estimates:
+        """Fit some subsets and evaluate them on every task, or (``scope="members"``) on the tasks that each holds.
+
+        Args:
+            subsets: the tasks of each subset.
+            metric: see `evaluate`.
+            scope: the tasks to evaluate each on.
+            gains: whether to compare each with the task that it is evaluated on, trained alone.
+        """
         if scope not in ("all", "members"):
             raise ValueError(f"`scope` must be 'all' or 'members', found {scope!r}")
         named = tuple(tuple(subset) for subset in subsets)
         positions = self._positions(named)
-        values, errors, spread = self._scores(self.fit(named), metric, positions if scope == "members" else None)
+        members = positions if scope == "members" else None
         count = len(self.sources)
-        return Estimates(self.tasks, named, values, errors, spread if count > 1 else None, metric, count)
+        if gains:
+            alone = [(task,) for task in self.tasks]
+            places = {subset: place for place, subset in enumerate(dict.fromkeys([*named, *alone]))}
+            fitted = self.fit(list(places))
+            coefficients = fitted[..., [places[subset] for subset in named], :]
+            against = fitted[..., [places[subset] for subset in alone], :]
+            baseline = torch.arange(len(self.tasks)).expand(len(named), -1)
+            scores, differences = self._scores(coefficients, metric, members, against, baseline)
+            compared = self._oriented(differences, metric)
+        else:
+            (scores, _), compared = self._scores(self.fit(named), metric, members), None
+        values, errors, spread = scores
+        return Estimates(self.tasks, named, values, errors, spread if count > 1 else None, metric, count, compared)
 
-    def _scores(
-        self, coefficients: Tensor, metric: str, members: list[list[int]] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return values, standard errors and spread; where `members` does not hold a task, NaN."""
+    def _columns(self, coefficients: Tensor, tasks: Sequence[str] | None) -> list[list[int]] | None:
+        return None if tasks is None else [[self.position(task) for task in tasks]] * coefficients.shape[-2]
+
+    @staticmethod
+    def _oriented(differences: Tensor, metric: str) -> Gains:
+        sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+        return Gains(sign * differences[0], differences[1])
+
+    def _by_source(self, coefficients: Tensor) -> Tensor:
         shape = (len(self.sources), coefficients.shape[-2], self.dimensions)
         if coefficients.shape != (shape if len(self.sources) > 1 else shape[1:]):
             raise ValueError(f"`coefficients` must be as `fit` returns them, found shape {list(coefficients.shape)}")
-        coefficients = coefficients.double().reshape(shape)
-        scores = torch.full((3, shape[1], len(self.tasks)), torch.nan, dtype=torch.float64)
+        return coefficients.double().reshape(shape)
+
+    def _scores(
+        self,
+        coefficients: Tensor,
+        metric: str,
+        members: list[list[int]] | None,
+        against: Tensor | None = None,
+        baseline: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return values, standard errors and spread ``[3, subsets, tasks]``, and those of the differences ``[2, ..]``.
+
+        Args:
+            coefficients: of the subsets.
+            metric: see `evaluate`.
+            members: the tasks to evaluate each subset on, None for all; elsewhere the answer is NaN.
+            against: coefficients to compare with.
+            baseline: ``[subsets, tasks]``, which of `against` each entry is compared with.
+        """
+        coefficients = self._by_source(coefficients)
+        others = None if against is None else self._by_source(against)
+        count = coefficients.shape[1]
+        scores, differences = (
+            torch.full((parts, count, len(self.tasks)), torch.nan, dtype=torch.float64) for parts in (3, 2)
+        )
         if members is None:
-            holders = [torch.arange(shape[1])] * len(self.tasks)
+            holders = [torch.arange(count)] * len(self.tasks)
         else:
             listed: list[list[int]] = [[] for _ in self.tasks]
             for number, subset in enumerate(members):
@@ -236,19 +284,29 @@ class SubsetSurrogate:
             measure = metric_for(metric, name, splits[0])
             step = max(1, self.memory // (64 * len(splits[0])))
             for rows in holders[task].split(step):
-                scores[:, rows, task] = self._task_scores(splits, measure, coefficients[:, rows])
-        return scores[0], scores[1], scores[2]
+                values, influences = _measured(splits, measure, coefficients[:, rows])
+                scores[:, rows, task] = torch.stack([values.mean(0), standard_error(influences), _spread(values)])
+                if others is None or baseline is None:
+                    continue
+                used, place = baseline[rows, task].unique(return_inverse=True)
+                base_values, base_influences = _measured(splits, measure, others[:, used])
+                values, influences = values - base_values[:, place], influences - base_influences[place]
+                variance = standard_error(influences) ** 2 + _spread(values) ** 2 / len(values)
+                differences[:, rows, task] = torch.stack([values.mean(0), variance.sqrt()])
+        return scores, differences
 
-    @staticmethod
-    def _task_scores(splits: list[TaskGradients], measure: Metric, coefficients: Tensor) -> Tensor:
-        """Return ``[3, subsets]``: value, standard error and spread of one task."""
-        values, influences = [], torch.zeros(())
-        for split, change in zip(splits, coefficients, strict=True):
-            outputs = torch.addmm(split.outputs.double(), change, split.gradients.double().T)
-            value, influence = measure(outputs, split.labels.double())
-            values.append(value)
-            # The sources look at the same examples: their influences average, and errors that they share stay.
-            influences = influences + influence / len(splits)
-        members = torch.stack(values)
-        spread = members.std(0) if len(values) > 1 else torch.zeros_like(members[0])
-        return torch.stack([members.mean(0), standard_error(influences), spread])
+
+def _measured(splits: list[TaskGradients], measure: Metric, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    """Return one task's values ``[sources, subsets]``, and the influences ``[subsets, examples]`` on their mean."""
+    values, influences = [], torch.zeros(())
+    for split, change in zip(splits, coefficients, strict=True):
+        outputs = torch.addmm(split.outputs.double(), change, split.gradients.double().T)
+        value, influence = measure(outputs, split.labels.double())
+        values.append(value)
+        # The sources look at the same examples: their influences average, and errors that they share stay.
+        influences = influences + influence / len(splits)
+    return torch.stack(values), influences
+
+
+def _spread(values: Tensor) -> Tensor:
+    return values.std(0) if len(values) > 1 else torch.zeros_like(values[0])

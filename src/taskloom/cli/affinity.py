@@ -43,18 +43,20 @@ def affinity(
     except KeyboardInterrupt:
         typer.echo(f"interrupted. Continue with: {shlex.join(['taskloom', 'affinity', str(checked.output)])}", err=True)
         raise typer.Exit(130) from None
-    values, errors = found.values.tolist(), found.stderr.tolist()
+    gains, errors = found.gain.tolist(), found.gain_stderr.tolist()
     if as_json:
-        matrix = {"tasks": found.tasks, "metric": found.metric, "values": values, "stderr": errors}
-        print_json({"run": str(run.path), **matrix})
+        matrix = {
+            "values": found.values.tolist(),
+            "stderr": found.stderr.tolist(),
+            "gain": gains,
+            "gain_stderr": errors,
+        }
+        print_json({"run": str(run.path), "tasks": found.tasks, "metric": found.metric, **matrix})
         return
     rows = []
     for i, task in enumerate(found.tasks):
-        others = sorted((j for j in range(len(values)) if j != i), key=lambda j: -values[i][j])
-        best, worst = others[0], others[-1]
-        rows.append(
-            (task, *(_partner(found.tasks[j], values[i][j] - values[i][i], errors[i][j]) for j in (best, worst)))
-        )
+        others = sorted((j for j in range(len(gains)) if j != i), key=lambda j: -gains[i][j])
+        rows.append((task, *(_partner(found.tasks[j], gains[i][j], errors[i][j]) for j in (others[0], others[-1]))))
     against = "training alone" if checked.affinity.order == "pairwise" else "the mean over its subsets"
     print_table(("task", f"best with (against {against})", "worst with"), rows)
     typer.echo(f"\nEstimates and heatmap: {run.path / AFFINITY_FOLDER}", err=True)

@@ -29,33 +29,30 @@ def affinity_heatmap(
     affinity: "AffinityMatrix",
     output: Path,
     *,
-    gain: bool,
+    alone: bool,
     clusters: Sequence[Sequence[int]] | None = None,
 ) -> tuple[Path, Path]:
     """Draw how each task (row) does when it is trained with each other (column): blue helps, red hurts.
 
-    A task's own level would drown what others add to it, so each row shows the difference from it.
+    A task's own level would drown what others add to it, so each row shows gains over it. The number of a gain of less
+    than two standard errors is grey.
 
     Args:
         affinity: the matrix.
         output: where the picture goes; its suffix is replaced by `.png` and `.svg`.
-        gain: whether the diagonal is the task trained alone (pairwise affinity), which each row is compared with;
-            otherwise with the mean of its row.
+        alone: whether gains are over the task trained alone (pairwise affinity); otherwise over the row's mean.
         clusters: the order of the tasks, and the blocks that are outlined.
 
     Returns:
         The PNG and the SVG file.
     """
-    values = affinity.values.numpy()
-    level = np.diagonal(values) if gain else values.mean(axis=1)
-    order = [position for cluster in clusters for position in cluster] if clusters else list(range(len(values)))
-    change = (values - level[:, None])[np.ix_(order, order)]
-    title = "gain over training alone" if gain else "difference from the row's mean"
+    order = [position for cluster in clusters for position in cluster] if clusters else range(len(affinity.tasks))
+    gain, error = (part.numpy()[np.ix_(order, order)] for part in (affinity.gain, affinity.gain_stderr))
+    title = "gain over training alone" if alone else "difference from the row's mean"
     sign = "-" if affinity.metric in ("loss", "mse") else ""
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        figure = _draw(
-            change, [affinity.tasks[position] for position in order], clusters, f"{title} ({sign}{affinity.metric})"
-        )
+        names = [affinity.tasks[position] for position in order]
+        figure = _draw(gain, error, names, clusters, f"{title} ({sign}{affinity.metric})")
         FigureCanvasAgg(figure)
         files = (output.with_suffix(".png"), output.with_suffix(".svg"))
         for file in files:
@@ -66,14 +63,16 @@ def affinity_heatmap(
     return files
 
 
-def _draw(change: np.ndarray, names: list[str], clusters: Sequence[Sequence[int]] | None, title: str) -> Figure:
+def _draw(
+    gain: np.ndarray, error: np.ndarray, names: list[str], clusters: Sequence[Sequence[int]] | None, title: str
+) -> Figure:
     count = len(names)
     side = min(max(2.6 + 0.36 * min(count, NAMED), 4.0), 16)
     figure = Figure(figsize=(side + 1.1, side), layout="constrained")
     axes = figure.subplots()
-    off_diagonal = change[~np.eye(count, dtype=bool)]
+    off_diagonal = gain[~np.eye(count, dtype=bool)]
     bound = float(np.abs(off_diagonal).max()) if off_diagonal.size else 1.0
-    image = axes.imshow(change, cmap="RdBu", vmin=-(bound or 1), vmax=bound or 1, interpolation="nearest")
+    image = axes.imshow(gain, cmap="RdBu", vmin=-(bound or 1), vmax=bound or 1, interpolation="nearest")
     axes.spines[:].set_visible(False)
     if count <= NAMED:
         axes.set_xticks(range(count), names, rotation=45, ha="right", rotation_mode="anchor")
@@ -85,7 +84,7 @@ def _draw(change: np.ndarray, names: list[str], clusters: Sequence[Sequence[int]
     axes.set_xlabel("trained with")
     axes.set_ylabel("task")
     if count <= VALUED:
-        _write_values(axes, change, bound)
+        _write_values(axes, gain, error, bound)
     if clusters:
         ends = list(accumulate(len(cluster) for cluster in clusters))
         for cluster, end in zip(clusters, ends, strict=True):
@@ -99,8 +98,12 @@ def _draw(change: np.ndarray, names: list[str], clusters: Sequence[Sequence[int]
     return figure
 
 
-def _write_values(axes: Axes, change: np.ndarray, bound: float) -> None:
-    for row, column in np.ndindex(*change.shape):
+def _write_values(axes: Axes, gain: np.ndarray, error: np.ndarray, bound: float) -> None:
+    for row, column in np.ndindex(*gain.shape):
         if row != column:
-            shade = "white" if abs(change[row, column]) > 0.6 * bound else "black"
-            axes.text(column, row, f"{change[row, column]:+.2g}", ha="center", va="center", fontsize=6, color=shade)
+            size = abs(gain[row, column])
+            dark = size > 0.6 * bound
+            sure, unsure = ("white", "0.75") if dark else ("black", "0.55")
+            # Not `size < ...`: an error that is not a number leaves the gain unsure.
+            shade = sure if size > 2 * error[row, column] else unsure
+            axes.text(column, row, f"{gain[row, column]:+.2g}", ha="center", va="center", fontsize=6, color=shade)
