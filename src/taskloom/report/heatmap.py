@@ -102,8 +102,9 @@ def _write_values(axes: Axes, gain: np.ndarray, error: np.ndarray, bound: float)
     for row, column in np.ndindex(*gain.shape):
         if row != column:
             size = abs(gain[row, column])
-            dark = size > 0.6 * bound
-            sure, unsure = ("white", "0.75") if dark else ("black", "0.55")
-            # Not `size < ...`: an error that is not a number leaves the gain unsure.
-            shade = sure if size > 2 * error[row, column] else unsure
+            # An error that is not a number leaves the gain unsure.
+            if size > 2 * error[row, column]:
+                shade = "white" if size > 0.6 * bound else "black"
+            else:
+                shade = "0.85" if size > 0.5 * bound else "0.45"
             axes.text(column, row, f"{gain[row, column]:+.2g}", ha="center", va="center", fontsize=6, color=shade)
