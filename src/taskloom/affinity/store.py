@@ -33,6 +33,7 @@ Split = Literal["train", "validation"]
 FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 SHARD_FOLDER = "shards"
+HASHES = "hashes"
 COLUMNS = ("gradients", "outputs", "labels")
 
 
@@ -216,7 +217,9 @@ def write_shard(path: Path, columns: Mapping[str, Tensor], data: str) -> str:
     """
     stored = {name: columns[name].detach().to("cpu", torch.float32).contiguous() for name in COLUMNS}
     content = content_hash(stored)
-    _write(path, save(stored, metadata={"content": content, "data": data}))
+    # In one entry, because safetensors writes several in any order, and equal shards should be equal files.
+    hashes = json.dumps({"content": content, "data": data})
+    _write(path, save(stored, metadata={HASHES: hashes}))
     return content
 
 
@@ -224,11 +227,11 @@ def read_shard(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
     """Return the columns and hashes of a shard, or None if it is missing, cut short or changed."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            hashes = json.loads((file.metadata() or {}).get(HASHES, "{}"))
             columns = {name: file.get_tensor(name) for name in COLUMNS}
-    except (OSError, SafetensorError):
+    except (OSError, SafetensorError, ValueError):
         return None
-    return (columns, metadata) if metadata.get("content") == content_hash(columns) else None
+    return (columns, hashes) if hashes.get("content") == content_hash(columns) else None
 
 
 def content_hash(value: Any) -> str:
