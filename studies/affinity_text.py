@@ -14,21 +14,29 @@ import json
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
-from scipy.stats import pearsonr, spearmanr
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import get_linear_schedule_with_warmup
 
-from taskloom.affinity import GradientStore, SubsetSurrogate, collect_gradients
+from studies.agreement import agreement, ceiling
+from taskloom.affinity import (
+    GradientStore,
+    GradientTable,
+    SubsetSurrogate,
+    TaskGradients,
+    affinity_matrix,
+    cluster_tasks,
+    collect_gradients,
+)
 from taskloom.affinity.bagging import split_dimensions
 from taskloom.affinity.outputs import SuiteOutput
 from taskloom.backbones import load_encoder, load_tokenizer
@@ -42,6 +50,8 @@ MAX_LENGTH = 48
 LIMITS = {"train": 256, "dev": 400, "test": 1}
 SUBSET_SIZE = 3
 CALIBRATION, REPORTED = 6, 60  # subsets that choose C, subsets that the figures are of
+#: Groups are chosen on one half of the dev examples and reported on the other.
+ALL, CHOOSING, REPORTING = slice(None), slice(0, None, 2), slice(1, None, 2)
 DIMENSIONS, MEMBERS = 200, 3  # projected gradients, and how many projections are averaged
 CANDIDATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # for C; the published value is 1e-2
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 6, 32, 3e-4
@@ -167,12 +177,15 @@ class Data:
         model.eval()
         return time.perf_counter() - started
 
-    def score(self, model: TopLayers, tasks: Iterable[str]) -> dict[str, dict[str, float]]:
+    def sorted_items(self, name: str, split: str) -> list[Any]:
+        return sorted(self.items[name, split], key=lambda item: len(item["input_ids"]))
+
+    def score(self, model: TopLayers, tasks: Iterable[str], part: slice = ALL) -> dict[str, dict[str, float]]:
         """Return accuracy, share of right answers with p > 1/2, and mean cross-entropy on each task's dev split."""
         scores = {}
         for name in tasks:
             logits, labels = [], []
-            items = sorted(self.items[name, "dev"], key=lambda item: len(item["input_ids"]))
+            items = self.sorted_items(name, "dev")[part]
             for batch in self.batches(items, 100):
                 with torch.no_grad(), half():
                     logits.append(model(**batch)["logits"])
@@ -260,7 +273,7 @@ def collect(data: Data, base: Path, folder: Path, seed: int = 0) -> tuple[Gradie
     train, validation = (
         {
             name: DataLoader(
-                sorted(data.items[name, split], key=lambda item: len(item["input_ids"])),  # pyright: ignore
+                data.sorted_items(name, split),  # pyright: ignore
                 batch_size=BATCH_SIZE,
                 collate_fn=data.collate,
             )
@@ -282,58 +295,130 @@ def collect(data: Data, base: Path, folder: Path, seed: int = 0) -> tuple[Gradie
     return store, time.perf_counter() - started
 
 
-def agreement(true: np.ndarray, estimated: np.ndarray, tasks: np.ndarray) -> dict[str, float]:
-    """Compare ``[subsets, members]`` arrays; `tasks` says which task each entry is of."""
-    means = true.mean(axis=1), estimated.mean(axis=1)
-
-    def centred(values: np.ndarray) -> np.ndarray:
-        flat, owner = values.ravel(), tasks.ravel()
-        return flat - np.array([flat[owner == task].mean() for task in owner])
-
-    return {
-        "relative error of subsets": float(np.abs(means[1] / means[0] - 1).mean()),
-        "relative error of tasks": float(np.abs(estimated / true - 1).mean()),
-        "Pearson over subsets": float(pearsonr(*means)[0]),
-        "Spearman over subsets": float(spearmanr(*means)[0]),
-        "Pearson within tasks": float(pearsonr(centred(true), centred(estimated))[0]),
-        "Spearman within tasks": float(spearmanr(centred(true), centred(estimated))[0]),
-    }
+def truth(
+    names: Sequence[str],
+    wanted: Sequence[tuple[str, ...]],
+    done: Trainings,
+    start: str,
+    seeds: Sequence[int],
+    metric: str,
+) -> np.ndarray:
+    """Return the true scores, ``[seeds, subsets, tasks]``, NaN where a task is not in the subset or not yet trained."""
+    scores = np.full((len(seeds), len(wanted), len(names)), np.nan)
+    for place, seed in enumerate(seeds):
+        for row, subset in enumerate(wanted):
+            found = done.find(start, seed, subset)
+            for name in subset if found else ():
+                scores[place, row, names.index(name)] = found["scores"][name][metric]
+    return scores
 
 
 def estimate(arguments: argparse.Namespace) -> None:
     data, done = Data(arguments.data), Trainings(arguments.runs / "trainings.jsonl")
-    store, seconds = collect(data, arguments.runs / "base", arguments.runs / "gradients")
+    store, collecting = collect(data, arguments.runs / "base", arguments.runs / "gradients")
+    base = json.loads((arguments.runs / "base" / "base.json").read_text())
     names = list(data.suite.names)
-    wanted = [subset for subset in subsets(names) if done.find(arguments.start, arguments.seeds[0], subset)]
-    rows = [[done.find(arguments.start, seed, subset) for seed in arguments.seeds] for subset in wanted]
-    print(f"{len(wanted)} subsets; collecting took {seconds:.0f} s")
-    tasks = np.array([[names.index(name) for name in subset] for subset in wanted])
-    for metric, true_metric in (("loss", "loss"), ("accuracy", "accuracy"), ("accuracy", "majority")):
-        true = np.array(
-            [
-                [np.mean([row["scores"][name][true_metric] for row in seeds if row]) for name in subset]
-                for subset, seeds in zip(wanted, rows, strict=True)
-            ]
-        )
-        for C in CANDIDATES:  # noqa: N806
-            started = time.perf_counter()
-            surrogate = SubsetSurrogate(split_dimensions(store, MEMBERS), C)
-            values = surrogate.estimate(wanted, metric).values.numpy()
-            taken = time.perf_counter() - started
-            estimated = np.take_along_axis(values, tasks, axis=1)
-            found = agreement(true, estimated, tasks)
-            print(metric, true_metric, f"C={C:g} {taken:.1f} s", {key: round(value, 3) for key, value in found.items()})
+    finished = [subset for subset in subsets(names) if done.find(arguments.start, arguments.seeds[0], subset)]
+    calibration, reported = finished[:CALIBRATION], finished[CALIBRATION:]
+    print(f"{len(reported)} subsets; collecting {collecting:.0f} s, base {base['seconds']:.0f} s")
+    for metric, true_metric in (("loss", "loss"), ("accuracy", "majority")):
+        true = {
+            part: np.nanmean(truth(names, wanted, done, arguments.start, arguments.seeds, true_metric), axis=0)
+            for part, wanted in (("calibration", calibration), ("reported", reported))
+        }
+        constant = np.tile([base["scores"][name][true_metric] for name in names], (len(reported), 1))
+        print_row("base model's own", metric, agreement(constant, true["reported"]))
+        for offset in (True, False):
+            for C in CANDIDATES:  # noqa: N806
+                surrogate = SubsetSurrogate(split_dimensions(store if offset else without_offset(store), MEMBERS), C)
+                started = time.perf_counter()
+                values = surrogate.estimate(finished, metric).values.numpy()
+                taken = time.perf_counter() - started
+                error = agreement(values[:CALIBRATION], true["calibration"])["error"]
+                title = f"C={C:g}{'' if offset else ' no offset'} ({taken:.1f} s, calibration error {error:.3f})"
+                print_row(title, metric, agreement(values[CALIBRATION:], true["reported"]))
+    if len(arguments.seeds) > 1:
+        for metric in ("loss", "accuracy", "majority"):
+            each = truth(names, reported, done, arguments.start, arguments.seeds, metric)
+            both = ~np.isnan(each).all(axis=2).any(axis=0)
+            print_row(f"ceiling, {both.sum()} subsets", metric, ceiling(each[:, both]))
+
+
+def print_row(title: str, metric: str, found: dict[str, float]) -> None:
+    print(f"{metric:10} {title:48}", *(f"{name} {value:.3f}" for name, value in found.items()))
+
+
+def chosen_half(store: GradientStore) -> GradientTable:
+    """Return the store with the half of its validation examples that groups are chosen on."""
+
+    def half_of(rows: TaskGradients) -> TaskGradients:
+        return TaskGradients(rows.gradients[CHOOSING], rows.outputs[CHOOSING], rows.labels[CHOOSING], rows.loss)
+
+    train = {name: store.train(name) for name in store.tasks}
+    return GradientTable(train, {name: half_of(store.validation(name)) for name in store.tasks})
+
+
+def without_offset(store: GradientStore) -> GradientTable:
+    """Return the store as the published code reads it: every output 0, whatever the base model knows."""
+
+    def zeroed(rows: TaskGradients) -> TaskGradients:
+        return TaskGradients(rows.gradients, torch.zeros_like(rows.outputs), rows.labels, rows.loss)
+
+    train, validation = ({name: zeroed(read(name)) for name in store.tasks} for read in (store.train, store.validation))
+    return GradientTable(train, validation)
+
+
+def random_partition(names: Sequence[str], sizes: Sequence[int], seed: int) -> list[list[str]]:
+    shuffled = random.Random(f"groups/{seed}").sample(list(names), len(names))
+    ends = np.cumsum([0, *sizes])
+    return [sorted(shuffled[start:end], key=list(names).index) for start, end in pairwise(ends)]
+
+
+def groups(arguments: argparse.Namespace) -> None:
+    data, done = Data(arguments.data), Trainings(arguments.runs / "groups.jsonl")
+    names = list(data.suite.names)
+    store, _ = collect(data, arguments.runs / "base", arguments.runs / "gradients")
+    affinity = affinity_matrix(SubsetSurrogate(split_dimensions(chosen_half(store), MEMBERS), arguments.C))
+    clusters = cluster_tasks(affinity.symmetric("standardize"), arguments.k)
+    found = [[names[position] for position in cluster] for cluster in clusters]
+    sizes = [len(cluster) for cluster in found]
+    print("groups:", found)
+    ways = {"clusters": found, "all": [names], "single": [[name] for name in names]}
+    plan = [(way, seed, partition) for seed in arguments.seeds for way, partition in ways.items()]
+    plan += [("random", seed, random_partition(names, sizes, seed)) for seed in range(arguments.draws)]
+    for way, seed, partition in plan:
+        scores = {}
+        for tasks in partition:
+            row = done.find("pretrained", seed, tasks)
+            if row is None:
+                model = new_model(list(data.suite), seed)
+                seconds = data.train(model, tasks, seed)
+                row = done.add(
+                    {
+                        "start": "pretrained",
+                        "seed": seed,
+                        "tasks": list(tasks),
+                        "seconds": seconds,
+                        "scores": data.score(model, tasks, REPORTING),
+                    }
+                )
+            scores |= row["scores"]
+        means = {metric: np.mean([scores[name][metric] for name in names]) for metric in ("accuracy", "loss")}
+        print(way, seed, partition, means)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("step", choices=["train", "estimate"])
+    parser.add_argument("step", choices=["train", "estimate", "groups"])
     parser.add_argument("--data", type=Path, required=True, help="folder with glue/ and textclf/")
     parser.add_argument("--runs", type=Path, required=True, help="where models and results go")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--start", choices=["pretrained", "base"], default="pretrained")
+    parser.add_argument("--C", type=float, default=0.01, help="of the regression, for groups")
+    parser.add_argument("--k", type=int, default=4, help="number of groups")
+    parser.add_argument("--draws", type=int, default=5, help="random partitions")
     arguments = parser.parse_args()
-    {"train": train, "estimate": estimate}[arguments.step](arguments)
+    {"train": train, "estimate": estimate, "groups": groups}[arguments.step](arguments)
 
 
 if __name__ == "__main__":
