@@ -9,7 +9,8 @@ subset's are the sums over its tasks. Where some tasks have the squared loss, th
 model, without a pass over the examples; for a subset of such tasks alone it is the answer. Elsewhere a Cholesky factor
 a subset would cost more than all else, and the Hessians are taken as diagonal in the eigenvectors of their sum. From
 there L-BFGS, preconditioned in the same way, takes a few matrix products a step, which all subsets that contain a task
-share. A problem that is slow gets its exact Hessian, where it stands, every so many steps.
+share; the first of them in single precision. A problem that is slow gets its exact Hessian, where it stands, every so
+many steps.
 """
 
 from collections.abc import Sequence
@@ -20,10 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from taskloom.affinity.lbfgs import HISTORY, ExactInverse, Memory, RotatedInverse
+
 __all__ = ["Solution", "TaskStatistics", "bytes_a_subset", "solve"]
 
-HISTORY = 10
 REFRESH = 40  # steps after which a problem's Hessian is computed again
+ROUGH = 1e-5  # the tolerance that single precision reaches safely
 # A step is long enough once the slope along it has fallen to this share of its start, and too long once it has risen
 # to that share beyond the minimum. Slopes, unlike values, keep their precision next to the minimum (Hager, Zhang 2005).
 TOO_SHORT, TOO_LONG = -0.7, 0.25
@@ -109,22 +112,32 @@ def solve(
 
     owner = torch.repeat_interleave(torch.arange(len(subsets)), sizes)
     holders = [owner[flat == position] for position in range(len(present))]
-    inverse: _Exact | _Rotated
-    if any(tasks[t].quadratic for t in present):
-        hessian = summed([tasks[t].hessian.flatten() for t in present]).unflatten(1, (d, d))
+    members = [tasks[t] for t in present]
+    if any(task.quadratic for task in members):
+        hessian = summed([task.hessian.flatten() for task in members]).unflatten(1, (d, d))
         hessian.diagonal(dim1=1, dim2=2).add_(1)
-        inverse = _Exact(torch.linalg.cholesky(hessian))
+        inverse = ExactInverse(torch.linalg.cholesky(hessian))
+        begin = -inverse(base) if start is None else start
     else:
-        hessians = [tasks[t].hessian for t in present]
-        _, vectors = torch.linalg.eigh(torch.stack(hessians).sum(0))
-        inverse = _Rotated(vectors, 1 + summed([((each @ vectors) * vectors).sum(0) for each in hessians]))
-    newton = -inverse(base)
-    problem = _Problem([tasks[t] for t in present], holders, newton if start is None else start)
+        _, vectors = torch.linalg.eigh(torch.stack([task.hessian for task in members]).sum(0))
+        diagonal = 1 + summed([((task.hessian @ vectors) * vectors).sum(0) for task in members])
+        inverse = RotatedInverse(vectors, diagonal)
+        begin = -inverse(base) if start is None else start
+        if start is None:
+            single = _Problem(members, holders, begin.float())
+            roughly = torch.maximum(allowed, ROUGH * base.norm(dim=1)).float()
+            rough = _descend(single, RotatedInverse(vectors.float(), diagonal.float()), roughly, REFRESH)
+            found = rough.coefficients.double()
+            begin = torch.where(found.isfinite().all(1, keepdim=True), found, begin)
+    return _descend(_Problem(members, holders, begin), inverse, allowed, max_steps)
 
+
+def _descend(problem: "_Problem", inverse: ExactInverse | RotatedInverse, allowed: Tensor, max_steps: int) -> Solution:
+    """Go down from where the problems stand until their gradients' norms are `allowed`; `problem` is used up."""
     coefficients = problem.coefficients.clone()
     excess = torch.full_like(allowed, torch.inf)
-    active = torch.arange(len(subsets))
-    memory = _Memory(inverse)
+    active = torch.arange(len(allowed))
+    memory = Memory(inverse)
     for step in range(max_steps):
         left = problem.gradient.norm(dim=1) / allowed
         coefficients[active], excess[active] = problem.coefficients, left
@@ -137,7 +150,7 @@ def solve(
             problem.keep(going)
             memory.keep(going)
         if step and step % REFRESH == 0:
-            memory = _Memory(_Exact(torch.linalg.cholesky(problem.hessian())))
+            memory = Memory(ExactInverse(torch.linalg.cholesky(problem.hessian())))
         before, slope = problem.coefficients, problem.gradient
         direction = memory.direction(problem.gradient)
         problem.advance(direction)
@@ -145,66 +158,8 @@ def solve(
     return Solution(coefficients, excess)
 
 
-class _Exact:
-    """Multiplication by the inverses of Hessians, given as their Cholesky factors ``[problems, d, d]``."""
-
-    def __init__(self, factor: Tensor) -> None:
-        self.factor = factor
-
-    def __call__(self, right: Tensor) -> Tensor:
-        # Two triangular solves are several times faster here than `torch.cholesky_solve`.
-        half = torch.linalg.solve_triangular(self.factor, right.unsqueeze(2), upper=False)
-        return torch.linalg.solve_triangular(self.factor.mT, half, upper=True).squeeze(2)
-
-    def keep(self, rows: Tensor) -> None:
-        self.factor = self.factor[rows]
-
-
-class _Rotated:
-    """Multiplication by the inverses of matrices that are diagonal, ``[problems, d]``, in shared eigenvectors."""
-
-    def __init__(self, vectors: Tensor, diagonal: Tensor) -> None:
-        self.vectors, self.diagonal = vectors, diagonal
-
-    def __call__(self, right: Tensor) -> Tensor:
-        return ((right @ self.vectors) / self.diagonal) @ self.vectors.T
-
-    def keep(self, rows: Tensor) -> None:
-        self.diagonal = self.diagonal[rows]
-
-
-class _Memory:
-    """L-BFGS's two loops (Nocedal, Wright 2006, algorithm 7.4), one problem a row, around inverse Hessians."""
-
-    def __init__(self, inverse: _Exact | _Rotated) -> None:
-        self.inverse = inverse
-        self.pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def add(self, step: Tensor, change: Tensor) -> None:
-        curvature = (step * change).sum(1, keepdim=True)
-        # Strong convexity makes the curvature positive, except where rounding is all that is left of a step.
-        scale = torch.where(curvature > 0, 1 / curvature, torch.zeros_like(curvature))
-        self.pairs = [*self.pairs[-HISTORY + 1 :], (step, change, scale)]
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        q = gradient.clone()
-        weights = []
-        for step, change, scale in reversed(self.pairs):
-            weight = scale * (step * q).sum(1, keepdim=True)
-            q -= weight * change
-            weights.append(weight)
-        r = self.inverse(q)
-        for (step, change, scale), weight in zip(self.pairs, reversed(weights), strict=True):
-            r += step * (weight - scale * (change * r).sum(1, keepdim=True))
-        return -r
-
-    def keep(self, rows: Tensor) -> None:
-        self.inverse.keep(rows)
-        self.pairs = [(step[rows], change[rows], scale[rows]) for step, change, scale in self.pairs]
-
-
 class _Problem:
-    """Where every problem stands: its coefficients, gradient, and the margins of its examples.
+    """Where every problem stands: its coefficients, gradient, and the margins of its examples, all of one precision.
 
     Args:
         tasks: the statistics of the tasks that some problem holds.
@@ -218,7 +173,8 @@ class _Problem:
         self.quadratic = [(task, rows) for task, rows in parts if task.quadratic]
         self.logistic = [(task, rows) for task, rows in parts if not task.quadratic]
         self.margins = [
-            torch.addmm(task.outputs, coefficients[rows], task.gradients.double().T) for task, rows in self.logistic
+            torch.addmm(task.outputs.to(coefficients), coefficients[rows], task.gradients.to(coefficients).T)
+            for task, rows in self.logistic
         ]
         slopes = [_slopes(task, margin) for (task, _), margin in zip(self.logistic, self.margins, strict=True)]
         self.gradient = self._gradient(slopes)
@@ -226,7 +182,7 @@ class _Problem:
     def _gradient(self, slopes: list[Tensor]) -> Tensor:
         total = self.coefficients.clone()
         for (task, rows), slope in zip(self.logistic, slopes, strict=True):
-            total.index_add_(0, rows, slope @ task.gradients.double())
+            total.index_add_(0, rows, slope @ task.gradients.to(total))
         for task, rows in self.quadratic:
             total.index_add_(0, rows, torch.addmm(task.gradient, self.coefficients[rows], task.hessian))
         return total
@@ -245,7 +201,7 @@ class _Problem:
 
     def advance(self, direction: Tensor) -> None:
         """Move every problem along its direction, by a step that brings the slope near zero."""
-        moves = [direction[rows] @ task.gradients.double().T for task, rows in self.logistic]
+        moves = [direction[rows] @ task.gradients.to(direction).T for task, rows in self.logistic]
         first = (self.gradient * direction).sum(1)
         # The part of the slope that is linear in the step: |c|^2 / 2 and the quadratic tasks.
         bend = (direction * direction).sum(1)
@@ -315,7 +271,7 @@ class _Problem:
 
 
 def _slopes(task: TaskStatistics, margins: Tensor) -> Tensor:
-    return torch.sigmoid(-margins).mul_(-task.weight)
+    return (-margins).sigmoid_().mul_(-task.weight)
 
 
 def _wrong(share: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class SubsetSurrogate:
         C: float = 0.01,  # noqa: N803  (scikit-learn's name)
         *,
         balance: Balance = "sum",
-        tolerance: float = 1e-8,
+        tolerance: float = 1e-7,
         max_steps: int = 200,
         memory: int = 2**29,
     ) -> None:
