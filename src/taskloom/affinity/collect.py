@@ -33,6 +33,7 @@ from taskloom.affinity.store import (
 )
 from taskloom.errors import DataError, RunError
 from taskloom.gradients import Projection, projected_gradients
+from taskloom.gradients.capture import Fallback
 from taskloom.progress import counted
 
 __all__ = ["collect_gradients"]
@@ -52,7 +53,7 @@ def collect_gradients(
     losses: Mapping[str, Loss] | None = None,
     labels_fn: Callable[[Any], Tensor] | None = None,
     forward: Callable[[nn.Module, Any], Any] | None = None,
-    fallback: str | None = None,
+    fallback: Fallback = None,
     shard_size: int = 512,
     describe: Describe | None = None,
     console: Console | None = None,
@@ -132,7 +133,7 @@ class _Collection:
         output_fn: OutputFunction,
         labels_fn: Callable[[Any], Tensor],
         forward: Callable[[nn.Module, Any], Any] | None,
-        fallback: str | None,
+        fallback: Fallback,
         projection: Projection,
         describe: Describe,
         console: Console | None,
