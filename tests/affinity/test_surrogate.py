@@ -89,9 +89,10 @@ def test_balance_lets_every_task_weigh_the_same():
 def test_memory_bound_start_and_order_do_not_change_the_answer():
     source = table()
     subsets = [("a", "b"), ("b",), ("a", "c", "r"), ("c", "s")]
-    whole = SubsetSurrogate(source).fit(subsets)
-    torch.testing.assert_close(SubsetSurrogate(source, memory=1).fit(subsets), whole, rtol=1e-7, atol=1e-9)
-    surrogate = SubsetSurrogate(source)
+    surrogate = SubsetSurrogate(source, tolerance=1e-9)
+    whole = surrogate.fit(subsets)
+    bound = SubsetSurrogate(source, tolerance=1e-9, memory=1)
+    torch.testing.assert_close(bound.fit(subsets), whole, rtol=1e-7, atol=1e-9)
     started = surrogate.fit(subsets, start=torch.randn(whole.shape, dtype=torch.float64))
     torch.testing.assert_close(started, whole, rtol=1e-6, atol=1e-8)
     turned = surrogate.fit([tuple(reversed(subset)) for subset in reversed(subsets)]).flip(0)
@@ -104,13 +105,24 @@ def test_separable_large_and_tiny_problems_converge():
     for task, scale in (("huge", 1e3), ("tiny", 1e-6), ("few", 30.0)):
         gradients = scale * (torch.randn(6 if task == "few" else 40, 8, generator=generator) + 1)
         rows[task] = logistic(gradients, torch.zeros(len(gradients)))
-    surrogate = SubsetSurrogate(GradientTable(rows, rows), C=10.0)
+    surrogate = SubsetSurrogate(GradientTable(rows, rows), C=10.0, tolerance=1e-8)
     subsets = [("huge",), ("tiny",), ("few",), ("huge", "tiny", "few")]
     for subset, found in zip(subsets, surrogate.fit(subsets).numpy(), strict=True):
         source = GradientTable(rows, rows)
         _, left = objective(source, subset, 10.0)(found)
         _, first = objective(source, subset, 10.0)(np.zeros(8))
         assert np.linalg.norm(left) <= 2e-8 * np.linalg.norm(first)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e19, 1e25])
+def test_numbers_beyond_single_precisions_range_converge(scale):
+    # Squares overflow or vanish in float32, in which the first steps are made. The problem is that of scale 1.
+    found = []
+    for factor in (1.0, scale):
+        rows = {"t": logistic(factor * table().train("a").gradients, table().train("a").outputs)}
+        surrogate = SubsetSurrogate(GradientTable(rows, rows), C=factor**-2, tolerance=1e-9)
+        found.append(factor * surrogate.fit([("t",)])[0])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-8)
 
 
 def test_a_regression_that_has_not_converged_is_an_error_that_names_its_tasks():
