@@ -3,7 +3,11 @@
 import math
 import statistics
 
-HOW = {"scratch": "trained from scratch", "tuned": "trained on from the base model"}
+HOW = {
+    "scratch": "trained from scratch with Adam",
+    "tuned": "trained on from the base model with Adam",
+    "descent": "30 steps of plain gradient descent from the base model",
+}
 COLUMNS = {
     "error": "rel. error of subset mean",
     "entry_error": "rel. error per task",
@@ -11,6 +15,7 @@ COLUMNS = {
     "spearman": "Spearman, subsets",
     "within_pearson": "Pearson within tasks",
     "within_spearman": "Spearman within tasks",
+    "sized_pearson": "Pearson within tasks, size removed",
 }
 
 
@@ -21,8 +26,11 @@ def section(results: dict) -> str:
         parts.append(f"### Setting `{name}`: {result['title']}\n")
         for how, metrics in result["agreement"].items():
             for metric, rows in metrics.items():
-                parts.append(agreement_table(HOW[how], metric, rows, result["seeds"]))
-        parts += [cost_table(result["costs"], result["seeds"]), group_table(result["groups"], result["seeds"])]
+                parts.append(agreement_table(HOW[how], metric, rows, result["seeds"][how]))
+        parts += [
+            cost_table(result["costs"], result["seeds"]["scratch"]),
+            group_table(result["groups"], result["seeds"]["scratch"]),
+        ]
     return "\n".join(parts)
 
 

@@ -7,7 +7,8 @@ very different answers:
   that the base model's own scores already answer it;
 - over entries: the same for each task of each subset;
 - within tasks: after the removal of each task's mean, does the estimate know *with which* other tasks this task does
-  well? Only this is of use for grouping.
+  well? Only this is of use for grouping. With the linear effect of the subset's size removed as well, what is left is
+  which tasks, not how many.
 """
 
 import numpy as np
@@ -20,7 +21,7 @@ Scores = NDArray[np.float64]
 
 
 def agreement(estimate: Scores, truth: Scores) -> dict[str, float]:
-    """Return relative errors and correlations; a correlation with something constant is NaN."""
+    """Return relative errors and correlations; a correlation is NaN if it is of a constant or too short."""
     estimate = np.where(np.isnan(truth), np.nan, estimate)
     means, true_means = np.nanmean(estimate, axis=1), np.nanmean(truth, axis=1)
     held = ~np.isnan(truth) & (truth != 0)
@@ -32,6 +33,9 @@ def agreement(estimate: Scores, truth: Scores) -> dict[str, float]:
         "spearman": _correlation(spearmanr, means, true_means),
         "within_pearson": _correlation(pearsonr, within, true_within),
         "within_spearman": _correlation(spearmanr, within, true_within),
+        "sized_pearson": _correlation(
+            pearsonr, *(_within_tasks(scores, truth, sized=True) for scores in (estimate, truth))
+        ),
     }
 
 
@@ -41,14 +45,22 @@ def ceiling(seeds: Scores) -> dict[str, float]:
     return {name: float(np.mean([one[name] for one in each])) for name in each[0]}
 
 
-def _within_tasks(scores: Scores, truth: Scores) -> Scores:
-    """The deviations from each task's mean, of the tasks that at least three subsets hold."""
-    often = (~np.isnan(truth)).sum(axis=0) >= 3
-    centered = scores[:, often] - np.nanmean(scores[:, often], axis=0)
-    return centered[~np.isnan(truth[:, often])]
+def _within_tasks(scores: Scores, truth: Scores, sized: bool = False) -> Scores:
+    """The deviations from each task's mean (`sized`: from its straight line over the subsets' sizes).
+
+    Only tasks that at least six subsets hold count.
+    """
+    held = ~np.isnan(truth)
+    sizes = held.sum(axis=1)
+    deviations = []
+    for column, rows in zip(scores.T, held.T, strict=True):
+        if rows.sum() >= 6:
+            line = np.polyfit(sizes[rows], column[rows], deg=1 if sized else 0)
+            deviations.append(column[rows] - np.polyval(line, sizes[rows]))
+    return np.concatenate([np.empty(0), *deviations])
 
 
 def _correlation(kind, first: Scores, second: Scores) -> float:
-    if np.ptp(first) < 1e-9 or np.ptp(second) < 1e-9:
+    if len(first) < 3 or np.ptp(first) < 1e-9 or np.ptp(second) < 1e-9:
         return float("nan")
     return float(kind(first, second).statistic)
