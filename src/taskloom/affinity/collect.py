@@ -6,7 +6,7 @@ of processes (`accelerate launch`, `torchrun`) share the shards and write the sa
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -123,32 +123,20 @@ def collect_gradients(
     return GradientStore.open(folder)
 
 
+@dataclass
 class _Collection:
     """The model and the data of one call, and how one shard is made from them."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        splits: Mapping[Split, Mapping[str, DataLoader]],
-        output_fn: OutputFunction,
-        labels_fn: Callable[[Any], Tensor],
-        forward: Callable[[nn.Module, Any], Any] | None,
-        fallback: Fallback,
-        projection: Projection,
-        describe: Describe,
-        console: Console | None,
-    ) -> None:
-        self.model = model
-        self.splits = splits
-        self.output_fn = output_fn
-        self.labels_fn = labels_fn
-        self.forward = forward
-        self.fallback = fallback
-        self.projection = projection
-        self.describe = describe
-        self.console = console
-        self.device = next(model.parameters()).device
-        self.pieces = 1  # doubled whenever a batch does not fit into the device's memory
+    model: nn.Module
+    splits: Mapping[Split, Mapping[str, DataLoader]]
+    output_fn: OutputFunction
+    labels_fn: Callable[[Any], Tensor]
+    forward: Callable[[nn.Module, Any], Any] | None
+    fallback: Fallback
+    projection: Projection
+    describe: Describe
+    console: Console | None
+    pieces: int = 1  # doubled whenever a batch does not fit into the device's memory
 
     def plan(self, losses: Mapping[str, Loss], shard_size: int) -> Plan:
         tasks = []
@@ -205,12 +193,13 @@ class _Collection:
 
     def _gradients(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Return the outputs and projected gradients of a batch, in as many pieces as the device's memory asks for."""
+        device = next(self.model.parameters()).device
         while True:
             try:
                 parts = [
                     projected_gradients(
                         self.model,
-                        _map(piece, lambda tensor: tensor.to(self.device)),
+                        _map(piece, lambda tensor: tensor.to(device)),
                         self.output_fn,
                         self.projection,
                         forward=self.forward,

@@ -1,6 +1,7 @@
 """The affinity of tasks as a picture: who helps whom, in the order of the groups."""
 
 import io
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -84,7 +85,8 @@ def _draw(
     axes.set_xlabel("trained with")
     axes.set_ylabel("task")
     if count <= VALUED:
-        _write_values(axes, gain, error, bound)
+        _write_values(axes, gain, error, bound or 1)
+        axes.set_xlabel("trained with\n(grey numbers: less than two standard errors)")
     if clusters:
         ends = list(accumulate(len(cluster) for cluster in clusters))
         for cluster, end in zip(clusters, ends, strict=True):
@@ -99,6 +101,7 @@ def _draw(
 
 
 def _write_values(axes: Axes, gain: np.ndarray, error: np.ndarray, bound: float) -> None:
+    decimals = max(0, 1 - math.floor(math.log10(bound)))  # two digits of the largest
     for row, column in np.ndindex(*gain.shape):
         if row != column:
             size = abs(gain[row, column])
@@ -107,4 +110,6 @@ def _write_values(axes: Axes, gain: np.ndarray, error: np.ndarray, bound: float)
                 shade = "white" if size > 0.6 * bound else "black"
             else:
                 shade = "0.85" if size > 0.5 * bound else "0.45"
-            axes.text(column, row, f"{gain[row, column]:+.2g}", ha="center", va="center", fontsize=6, color=shade)
+            axes.text(
+                column, row, f"{gain[row, column]:+.{decimals}f}", ha="center", va="center", fontsize=6, color=shade
+            )
