@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from taskloom.affinity import GradientTable, SubsetSurrogate, TaskGradients
+from taskloom.affinity.solver import TaskStatistics
 from taskloom.errors import DataError
 from tests.affinity.support import DIMENSIONS, SIZES, logistic, squared, table
 
@@ -123,6 +124,23 @@ def test_numbers_beyond_single_precisions_range_converge(scale):
         surrogate = SubsetSurrogate(GradientTable(rows, rows), C=factor**-2, tolerance=1e-9)
         found.append(factor * surrogate.fit([("t",)])[0])
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("task", ["a", "r"])
+def test_statistics_are_the_derivatives_at_the_base_model(task):
+    # The answer does not depend on them, only its cost: wrong ones would go unseen.
+    rows = table().train(task)
+    found = TaskStatistics.of(rows.gradients, rows.outputs, rows.labels, rows.loss, 0.3)
+
+    def losses(c):
+        outputs = rows.outputs.double() + rows.gradients.double() @ c
+        if rows.loss == "logistic":
+            return 0.3 * torch.nn.functional.softplus(-outputs).sum()
+        return 0.3 * ((outputs - rows.labels) ** 2).sum() / 2
+
+    zero = torch.zeros(DIMENSIONS, dtype=torch.float64)
+    torch.testing.assert_close(found.gradient, torch.func.grad(losses)(zero))
+    torch.testing.assert_close(found.hessian, torch.func.hessian(losses)(zero))
 
 
 def test_a_regression_that_has_not_converged_is_an_error_that_names_its_tasks():
