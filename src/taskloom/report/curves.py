@@ -1,6 +1,5 @@
 """Learning curves: one picture that shows how the tasks of one or several runs were learned."""
 
-import io
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -9,13 +8,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from taskloom.report.figures import STYLE, save_figure
 from taskloom.report.history import History, Series, read_history
-from taskloom.storage import write_atomically
 
 __all__ = ["learning_curves"]
 
@@ -24,21 +22,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 DASHES = ("-", "--", "-.", ":")
 #: Batches are small: the bold loss line is the mean over this many logged values around each point.
 WINDOW = 5
-
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#888888",
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "svg.hashsalt": "taskloom",  # equal input gives an equal file
-}
 
 
 def learning_curves(metrics: Mapping[str, Path], output: Path) -> tuple[Path, Path]:
@@ -56,15 +39,7 @@ def learning_curves(metrics: Mapping[str, Path], output: Path) -> tuple[Path, Pa
     """
     histories = {name: read_history(Path(path)) for name, path in metrics.items()}
     with matplotlib.rc_context(STYLE):
-        figure = _draw(histories)
-        FigureCanvasAgg(figure)
-        files = (output.with_suffix(".png"), output.with_suffix(".svg"))
-        for file in files:
-            image = io.BytesIO()
-            metadata = {"Date": None} if file.suffix == ".svg" else None
-            figure.savefig(image, format=file.suffix[1:], dpi=150, metadata=metadata)
-            write_atomically(file, image.getvalue())
-    return files
+        return save_figure(_draw(histories), output)
 
 
 def _draw(histories: Mapping[str, History]) -> Figure:

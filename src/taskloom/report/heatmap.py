@@ -1,6 +1,5 @@
 """The affinity of tasks as a picture: who helps whom, in the order of the groups."""
 
-import io
 import math
 from collections.abc import Sequence
 from itertools import accumulate
@@ -10,12 +9,10 @@ from typing import TYPE_CHECKING
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from taskloom.report.curves import STYLE
-from taskloom.storage import write_atomically
+from taskloom.report.figures import STYLE, save_figure
 
 if TYPE_CHECKING:
     from taskloom.affinity import AffinityMatrix
@@ -52,16 +49,9 @@ def affinity_heatmap(
     title = "gain over training alone" if alone else "difference from the row's mean"
     sign = "-" if affinity.metric in ("loss", "mse") else ""
     with matplotlib.rc_context({**STYLE, "axes.grid": False}):
-        names = [affinity.tasks[position] for position in order]
+        names = [affinity.tasks[position].replace("$", r"\$") for position in order]  # no formulas in names
         figure = _draw(gain, error, names, clusters, f"{title} ({sign}{affinity.metric})")
-        FigureCanvasAgg(figure)
-        files = (output.with_suffix(".png"), output.with_suffix(".svg"))
-        for file in files:
-            image = io.BytesIO()
-            metadata = {"Date": None} if file.suffix == ".svg" else None
-            figure.savefig(image, format=file.suffix[1:], dpi=150, metadata=metadata)
-            write_atomically(file, image.getvalue())
-    return files
+        return save_figure(figure, output)
 
 
 def _draw(
