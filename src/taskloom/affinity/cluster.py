@@ -34,8 +34,8 @@ def cluster_tasks(
 
     Args:
         affinity: ``[n, n]``, symmetric, finite; larger means better together. `AffinityMatrix.symmetric` gives one.
-        k: the number of clusters. "auto" tries 2 to `max_clusters` (at most n - 1), each by spectral rounding and
-            local search, and takes the number with the largest mean silhouette (Rousseeuw 1987) for the dissimilarity
+        k: the number of clusters. "auto" tries 2 to `max_clusters` (at most n - 1), each by both roundings
+            and local search, and takes the number with the largest mean silhouette (Rousseeuw 1987) for the dissimilarity
             ``max(A) - A``; one cluster when no silhouette is positive. The chosen number is then solved by `method`.
         method: "sdp", the paper's: relaxation, rounding, local search; and as baselines "spectral" (scikit-learn's
             spectral clustering) and "coclustering" (Dhillon 2001), both on the affinity shifted to be positive.
@@ -121,9 +121,15 @@ def _by_relaxation(matrix: Matrix, k: int) -> Labels:
 
     relaxation = solve_relaxation(matrix, k, tolerance=1e-5, max_steps=1000, good_enough=rounded_value)
     rounded_value(relaxation.X)
-    labels = _improved(matrix, _leading_rounding(matrix, k))
+    labels = _directly(matrix, k)
     found.append((_value(matrix, labels), labels))
     return max(found, key=lambda pair: pair[0])[1]
+
+
+def _directly(matrix: Matrix, k: int) -> Labels:
+    """Return labels made without the relaxation: the denser of both roundings of the matrix itself."""
+    both = [_improved(matrix, rounding(matrix, k)) for rounding in (_leading_rounding, _linkage_rounding)]
+    return max(both, key=lambda labels: _value(matrix, labels))
 
 
 def _leading_rounding(matrix: Matrix, k: int) -> Labels:
@@ -222,7 +228,7 @@ def _silhouette_choice(matrix: Matrix, max_clusters: int) -> int:
     np.fill_diagonal(distance, 0)
     best, choice = 0.0, 1
     for k in range(2, min(max_clusters, n - 1) + 1):
-        score = _silhouette(distance, _improved(matrix, _leading_rounding(matrix, k)))
+        score = _silhouette(distance, _directly(matrix, k))
         if score > best + 1e-12:
             best, choice = score, k
     return choice
