@@ -34,9 +34,10 @@ def cluster_tasks(
 
     Args:
         affinity: ``[n, n]``, symmetric, finite; larger means better together. `AffinityMatrix.symmetric` gives one.
-        k: the number of clusters. "auto" tries 2 to `max_clusters` (at most n - 1), each by both roundings
-            and local search, and takes the number with the largest mean silhouette (Rousseeuw 1987) for the dissimilarity
-            ``max(A) - A``; one cluster when no silhouette is positive. The chosen number is then solved by `method`.
+        k: the number of clusters. "auto" tries 2 to `max_clusters` (at most n - 1), each by leading eigenvectors and by
+            average linkage with local search, and takes the number with the largest mean silhouette (Rousseeuw 1987)
+            for the dissimilarity ``max(A) - A``; one cluster when no silhouette is positive. The chosen number is then
+            solved by `method`.
         method: "sdp", the paper's: relaxation, rounding, local search; and as baselines "spectral" (scikit-learn's
             spectral clustering) and "coclustering" (Dhillon 2001), both on the affinity shifted to be positive.
         transform: applied first, see `transformed`.
