@@ -207,3 +207,12 @@ def test_margins_are_the_log_odds_of_the_right_answer():
         nn.functional.cross_entropy(logits, label, reduction="none"),
     )
     assert log_odds(torch.zeros(1)).isfinite().all()
+
+
+def test_without_a_folder_the_store_lives_as_long_as_the_answer():
+    store = collect(None)
+    folder = store.folder
+    assert len(store.train("a")) == 11
+    assert folder.is_dir()
+    del store
+    assert not folder.exists()

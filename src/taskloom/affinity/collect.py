@@ -8,6 +8,7 @@ of processes (`accelerate launch`, `torchrun`) share the shards and write the sa
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def collect_gradients(
     loaders: Mapping[str, DataLoader],
     output_fn: OutputFunction,
     *,
-    folder: Path | str,
+    folder: Path | str | None = None,
     validation: Mapping[str, DataLoader] | None = None,
     projection: Projection | None = None,
     losses: Mapping[str, Loss] | None = None,
@@ -66,7 +67,7 @@ def collect_gradients(
             of workers are used: examples are always read in the data set's order, so that every run gives the same.
         output_fn: ``(model's outputs, batch) -> [batch]``, the margin of the right answer for logistic tasks, the
             prediction for squared ones (see `taskloom.affinity.outputs`).
-        folder: where the store is, or is to be.
+        folder: where the store is, or is to be; None keeps it in a temporary folder for as long as the answer lives.
         validation: each task's held-out examples; None collects none, and nothing can be estimated on them.
         projection: of the gradients; by default `Projection()`, 200 Rademacher dimensions.
         losses: each task's loss; by default all are logistic.
@@ -84,8 +85,12 @@ def collect_gradients(
     Raises:
         DataError: a task has no examples, or an example's output or gradient is not finite (it is named).
         RunError: the store is of another model, projection, output or data, or the disk is full.
-        ValueError: the arguments do not fit together.
+        ValueError: the arguments do not fit together; several processes need a `folder`.
     """
+    temporary = None
+    if folder is None:
+        temporary = TemporaryDirectory(prefix="taskloom-gradients-")
+        folder = temporary.name
     folder = Path(folder)
     collection = _Collection(
         model,
@@ -100,6 +105,8 @@ def collect_gradients(
     )
     plan = collection.plan(losses or {}, shard_size)
     state = PartialState()
+    if temporary and state.num_processes > 1:
+        raise ValueError("`folder` must be given when several processes collect together")
     begun = read_manifest(folder)
     if begun is not None:
         _refuse_another(folder, begun[0], plan)
@@ -120,7 +127,9 @@ def collect_gradients(
     if state.is_main_process:
         write_manifest(folder, plan, _hashes(folder, plan))
     state.wait_for_everyone()
-    return GradientStore.open(folder)
+    store = GradientStore.open(folder)
+    store.temporary = temporary
+    return store
 
 
 @dataclass

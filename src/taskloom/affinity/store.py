@@ -113,6 +113,7 @@ class GradientStore:
     def __init__(self, folder: Path, plan: Plan, hashes: Mapping[str, str]) -> None:
         self.folder = folder
         self.plan = plan
+        self.temporary: object = None  # whatever removes the folder when the store is gone
         self._hashes = hashes
         self._positions = {task.name: position for position, task in enumerate(plan.tasks)}
 
