@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import minimize
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import f1_score, matthews_corrcoef
 
@@ -29,7 +30,7 @@ def objective(source, subset, strength, weights=None):
             z = f + g @ c
             if rows.loss == "logistic":
                 value += strength * weights[task] * np.logaddexp(0, -z).sum()
-                gradient += strength * weights[task] * g.T @ (-1 / (1 + np.exp(z)))
+                gradient += strength * weights[task] * g.T @ -expit(-z)
             else:
                 value += strength * weights[task] * ((z - y) ** 2).sum() / 2
                 gradient += strength * weights[task] * g.T @ (z - y)

@@ -7,9 +7,13 @@ examples: its standard error is that of the examples' differences (a paired comp
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-__all__ = ["Estimates", "Gains"]
+from taskloom.affinity.metrics import Metric
+from taskloom.affinity.source import TaskGradients
+
+__all__ = ["Estimates", "Gains", "deviation", "measured"]
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,29 @@ class Estimates:
             for task, value, error, want in zip(self.tasks, values, errors, wanted, strict=True):
                 if want:
                     yield task, subset, value, error
+
+
+def measured(splits: list[TaskGradients], measure: Metric, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a metric of one task after each change of the model, from the linearised outputs.
+
+    Args:
+        splits: the task's examples, as each source sees them.
+        measure: the metric.
+        coefficients: ``[sources, subsets, dimensions]``.
+
+    Returns:
+        The values ``[sources, subsets]``, and the influences ``[subsets, examples]`` on their mean over sources.
+    """
+    values, influences = [], torch.zeros(())
+    for split, change in zip(splits, coefficients, strict=True):
+        outputs = torch.addmm(split.outputs.double(), change, split.gradients.double().T)
+        value, influence = measure(outputs, split.labels.double())
+        values.append(value)
+        # The sources look at the same examples: their influences average, and errors that they share stay.
+        influences = influences + influence / len(splits)
+    return torch.stack(values), influences
+
+
+def deviation(values: Tensor) -> Tensor:
+    """Return the standard deviation over sources, 0 with one."""
+    return values.std(0) if len(values) > 1 else torch.zeros_like(values[0])

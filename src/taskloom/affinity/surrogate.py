@@ -16,10 +16,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from taskloom.affinity.metrics import LOWER_IS_BETTER, Metric, metric_for, standard_error
-from taskloom.affinity.scores import Estimates, Gains
+from taskloom.affinity.metrics import LOWER_IS_BETTER, metric_for, standard_error
+from taskloom.affinity.scores import Estimates, Gains, deviation, measured
 from taskloom.affinity.solver import TaskStatistics, bytes_a_subset, solve
-from taskloom.affinity.source import GradientSource, TaskGradients, check_source
+from taskloom.affinity.source import GradientSource, check_source
 from taskloom.errors import did_you_mean
 
 __all__ = ["SubsetSurrogate"]
@@ -284,29 +284,13 @@ class SubsetSurrogate:
             measure = metric_for(metric, name, splits[0])
             step = max(1, self.memory // (64 * len(splits[0])))
             for rows in holders[task].split(step):
-                values, influences = _measured(splits, measure, coefficients[:, rows])
-                scores[:, rows, task] = torch.stack([values.mean(0), standard_error(influences), _spread(values)])
+                values, influences = measured(splits, measure, coefficients[:, rows])
+                scores[:, rows, task] = torch.stack([values.mean(0), standard_error(influences), deviation(values)])
                 if others is None or baseline is None:
                     continue
                 used, place = baseline[rows, task].unique(return_inverse=True)
-                base_values, base_influences = _measured(splits, measure, others[:, used])
+                base_values, base_influences = measured(splits, measure, others[:, used])
                 values, influences = values - base_values[:, place], influences - base_influences[place]
-                variance = standard_error(influences) ** 2 + _spread(values) ** 2 / len(values)
+                variance = standard_error(influences) ** 2 + deviation(values) ** 2 / len(values)
                 differences[:, rows, task] = torch.stack([values.mean(0), variance.sqrt()])
         return scores, differences
-
-
-def _measured(splits: list[TaskGradients], measure: Metric, coefficients: Tensor) -> tuple[Tensor, Tensor]:
-    """Return one task's values ``[sources, subsets]``, and the influences ``[subsets, examples]`` on their mean."""
-    values, influences = [], torch.zeros(())
-    for split, change in zip(splits, coefficients, strict=True):
-        outputs = torch.addmm(split.outputs.double(), change, split.gradients.double().T)
-        value, influence = measure(outputs, split.labels.double())
-        values.append(value)
-        # The sources look at the same examples: their influences average, and errors that they share stay.
-        influences = influences + influence / len(splits)
-    return torch.stack(values), influences
-
-
-def _spread(values: Tensor) -> Tensor:
-    return values.std(0) if len(values) > 1 else torch.zeros_like(values[0])
