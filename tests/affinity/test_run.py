@@ -140,3 +140,13 @@ def test_example_with_a_gradient_that_is_not_finite_is_named_by_its_line(recipe,
         collection.collect(tmp_path / "store", None)
     with pytest.raises(RunError, match="not all collected"):
         GradientStore.open(tmp_path / "store")
+
+
+def test_task_of_one_class_is_refused_before_the_training(recipe, tmp_path):
+    declared = tiny_tasks(tmp_path / "data")
+    train = tmp_path / "data/sentiment/train.jsonl"
+    train.write_text(train.read_text().replace('"pos"', '"neg"'))
+    other = recipe.model_copy(update={"tasks": declared, "output": tmp_path / "run"})
+    with pytest.raises(DataError, match=r"train\.jsonl: all training examples of task 'sentiment' are of one class"):
+        estimate_affinity(other, quiet=True)
+    assert not (tmp_path / "run").exists()

@@ -76,9 +76,11 @@ def estimate_affinity(recipe: Recipe, quiet: bool = False) -> tuple[RunFolder, A
     from taskloom.fit import fit
 
     console = None if quiet else Console(stderr=True)
+    suite = build_suite(recipe)
+    _refuse_suite(suite)
     run = fit(recipe, resume=(recipe.output / "recipe.yaml").is_file(), quiet=quiet)
     with RunFolder.create(run.path, recipe, resume=True):
-        collection = SuiteCollection(recipe, load(run.path), build_suite(recipe))
+        collection = SuiteCollection(recipe, load(run.path), suite)
         started = time.perf_counter()
         store = collection.collect(run.path / AFFINITY_FOLDER / "gradients", console)
         collected = time.perf_counter()
@@ -87,6 +89,19 @@ def estimate_affinity(recipe: Recipe, quiet: bool = False) -> tuple[RunFolder, A
         seconds = {"collect": collected - started, "estimate": time.perf_counter() - collected}
         _write(run.path / AFFINITY_FOLDER, recipe, estimates, affinity, seconds)
     return run, affinity
+
+
+def _refuse_suite(suite: TaskSuite) -> None:
+    """Refuse before the training what could not be estimated after it."""
+    if len(suite) < 2:
+        raise RecipeError("tasks: there is only one; affinity is between two or more")
+    for task in suite:
+        examples = suite.examples(task.name, "train")
+        if task.kind == "classification" and len(set(examples.targets or [])) < 2:
+            raise DataError(
+                f"{examples.source}: all training examples of task '{task.name}' are of one class; nothing can be "
+                "learned from them. Add others, or leave the task out."
+            )
 
 
 class SuiteCollection:
@@ -176,8 +191,6 @@ class _Items(Subset):
 
 def _estimates(recipe: Recipe, store: GradientStore, collection: SuiteCollection, console: Console | None) -> Estimates:
     settings = recipe.affinity
-    if len(store.tasks) < 2:
-        raise RecipeError("tasks: there is only one; affinity is between two or more")
     sources = split_dimensions(store, settings.members) if settings.members > 1 else store
     surrogate = SubsetSurrogate(sources, settings.C, balance=settings.balance)
     subsets = _subsets(recipe, store.tasks)
