@@ -1,6 +1,8 @@
-"""The cost of estimating 1,000 subsets of tasks, and of clustering 500 tasks.
+"""The cost of task affinity: collecting gradients, estimating 1,000 subsets of tasks, and clustering 500 tasks.
 
-    python -m benchmarks.affinity [--quick]
+    python -m benchmarks.affinity [--quick] [collect] [estimate] [cluster]
+
+Collecting is measured by `benchmarks.gradients`, which this calls.
 
 Estimates: 10 tasks of 500 training and 200 validation examples, 200 dimensions, random subsets of 1 to 10 tasks. Ours
 is everything from the gradients to the estimate of every subset on every task; the published procedure is its
@@ -14,6 +16,8 @@ Times are processor time on one thread.
 
 import argparse
 import statistics
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -25,6 +29,7 @@ from taskloom.affinity import GradientTable, SubsetSurrogate, TaskGradients, clu
 from taskloom.affinity.cluster import density
 from taskloom.affinity.sdp import solve_relaxation
 
+PARTS = ["collect", "estimate", "cluster"]
 NUM_TASKS, TRAIN, VALIDATION, DIMENSIONS, SUBSETS = 10, 500, 200, 200, 1000
 OURS, PUBLISHED = "taskloom", "scikit-learn, a fit a subset"
 
@@ -113,13 +118,22 @@ def cluster_row(name: str, tasks: int, k: int, signal: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few fits and 200 tasks: within two minutes")
+    parser.add_argument("parts", nargs="*", help=f"what to measure, of {', '.join(PARTS)}; all by default")
     arguments = parser.parse_args()
+    parts = arguments.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"unknown part {unknown.pop()}: choose from {', '.join(PARTS)}")
     torch.set_num_threads(1)
+    if "collect" in parts:
+        quick = ["--quick"] if arguments.quick else []
+        subprocess.run([sys.executable, "-m", "benchmarks.gradients", *quick], check=True)
     fits, rounds, tasks = (10, 2, 200) if arguments.quick else (50, 3, 500)
-    for C, scale in ((0.01, 1.0),) if arguments.quick else ((0.01, 1.0), (1.0, 1.0), (0.01, 10.0)):  # noqa: N806
-        estimate_rows(C, scale, fits, rounds)
-    cluster_row("planted blocks", tasks, 20, signal=2.0)
-    cluster_row("no structure", tasks, 20, signal=0.0)
+    if "estimate" in parts:
+        for C, scale in ((0.01, 1.0),) if arguments.quick else ((0.01, 1.0), (1.0, 1.0), (0.01, 10.0)):  # noqa: N806
+            estimate_rows(C, scale, fits, rounds)
+    if "cluster" in parts:
+        cluster_row("planted blocks", tasks, 20, signal=2.0)
+        cluster_row("no structure", tasks, 20, signal=0.0)
 
 
 if __name__ == "__main__":

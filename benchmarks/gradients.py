@@ -138,8 +138,8 @@ def memory_row(trained: str, dimensions: int, device: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few rounds: within two minutes")
-    parser.add_argument("--rounds", type=int, help="rounds per setting (default 10, quick 3)")
+    parser.add_argument("--quick", action="store_true", help="LoRA only, few rounds: within a minute")
+    parser.add_argument("--rounds", type=int, help="rounds per setting (default 10, quick 2)")
     parser.add_argument("--memory", nargs=2, metavar=("TRAINED", "DIMENSIONS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -147,8 +147,8 @@ def main() -> None:
     if arguments.memory:
         memory_row(arguments.memory[0], int(arguments.memory[1]), device)
         return
-    rounds = arguments.rounds or (3 if arguments.quick else 10)
-    settings = list(TRAINED)[:2] if arguments.quick else list(TRAINED)
+    rounds = arguments.rounds or (2 if arguments.quick else 10)
+    settings = list(TRAINED)[:1] if arguments.quick else list(TRAINED)
     for trained in settings:
         time_rows(trained, rounds, 1 if arguments.quick else 3, device)
     for trained in settings:

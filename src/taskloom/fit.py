@@ -92,7 +92,7 @@ def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: Model, conso
     )
     trained, total = model.trainable_parameters()
     console.print(
-        f"{len(suite)} {'task' if len(suite) == 1 else 'tasks'}, {sum(trainer.batch_sampler.sizes):,} training examples; "
+        f"{len(suite)} task{'s' * (len(suite) > 1)}, {sum(trainer.batch_sampler.sizes):,} training examples; "
         f"{trained:,} of {total:,} parameters train ({trained / total:.1%})."
     )
     trainer.remove_callback(PrinterCallback)

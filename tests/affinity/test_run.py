@@ -94,7 +94,8 @@ def test_run_folder_holds_estimates_matrix_groups_and_pictures(recipe):
     assert len(rows) == 6 * 3  # three tasks alone, three pairs, each estimated on every task
     stored, order = read_affinity(run.path)
     assert order == "pairwise"
-    assert torch.equal(stored.values, affinity.values)
+    for name in ("values", "stderr", "gain", "gain_stderr", "counts"):
+        assert torch.equal(getattr(stored, name), getattr(affinity, name))
     pair = rows[(rows["task"] == "same") & (rows["trained_on"] == "sentiment+same")]
     i, j = affinity.tasks.index("same"), affinity.tasks.index("sentiment")
     assert float(pair["estimate"][0]) == pytest.approx(-float(affinity.values[i, j]), rel=1e-5)
