@@ -76,7 +76,7 @@ SETTINGS = {
         tuned=SIGNSettings(hidden=32, epochs=20, lr=0.003),
         subsets=100,
         seeds=6,
-        many_dimensions=1500,
+        many_dimensions=800,
     ),
     "wide": Setting(
         title="the published split and model, cut short: 20/20/60, 256 hidden, 5 negatives a positive, 30 epochs",

@@ -89,6 +89,20 @@ class Estimators:
 
         return estimate
 
+    def ways(self) -> dict[str, list[Estimator]]:
+        """Every way to estimate, with one member a projection; each remembers its answers."""
+        ways: dict[str, list[Estimator]] = {
+            "base model, no estimate": [self.base()],
+            "offset, linearised": [self.linearized([seed]) for seed in PROJECTIONS],
+            "offset, linearised, 3 projections averaged": [self.linearized(PROJECTIONS)],
+            "offset, forward": [self.forward(0)],
+            "no offset, linearised": [self.linearized([seed], offset=False) for seed in PROJECTIONS],
+            "no offset, forward (as published)": [self.forward(0, offset=False)],
+        }
+        if self.wide_store is not None:
+            ways[f"offset, linearised, {self.wide_store.dimensions} dimensions"] = [self.many_dimensions()]
+        return {name: [remembering(member) for member in members] for name, members in ways.items()}
+
     def base(self) -> Estimator:
         scores = score_sign(self.model, self.data, self.data.names)
 
@@ -97,6 +111,19 @@ class Estimators:
             return {metric: rows * [scores[name][metric] for name in self.data.names] for metric in METRICS}
 
         return estimate
+
+
+def remembering(estimator: Estimator) -> Estimator:
+    """The same answers, computed once: they do not depend on which truth they are compared with."""
+    known: dict[tuple, dict[str, Scores]] = {}
+
+    def estimate(strength: float, subsets: Sequence[Subset]) -> dict[str, Scores]:
+        key = (strength, tuple(subsets))
+        if key not in known:
+            known[key] = estimator(strength, subsets)
+        return known[key]
+
+    return estimate
 
 
 def in_memory(store: GradientStore) -> GradientTable:
@@ -137,20 +164,10 @@ def truth(trainings: Trainings, how: str, subsets: Sequence[Subset], part: str =
     return scores
 
 
-def compare(trainings: Trainings, estimators: Estimators, how: str) -> dict:
+def compare(trainings: Trainings, ways: Mapping[str, list[Estimator]], how: str) -> dict:
     """The agreement of every way to estimate, with C chosen on the calibration subsets; per metric."""
     calibration, reported = draw_subsets(trainings.setting, trainings.data.names)
     calibrating, wanted = truth(trainings, how, calibration), truth(trainings, how, reported)
-    ways: dict[str, list[Estimator]] = {
-        "base model, no estimate": [estimators.base()],
-        "offset, linearised": [estimators.linearized([seed]) for seed in PROJECTIONS],
-        "offset, linearised, 3 projections averaged": [estimators.linearized(PROJECTIONS)],
-        "offset, forward": [estimators.forward(0)],
-        "no offset, linearised": [estimators.linearized([seed], offset=False) for seed in PROJECTIONS],
-        "no offset, forward (as published)": [estimators.forward(0, offset=False)],
-    }
-    if estimators.wide_store is not None:
-        ways[f"offset, linearised, {trainings.setting.many_dimensions} dimensions"] = [estimators.many_dimensions()]
     rows: dict[str, dict] = {metric: {} for metric in METRICS}
     for name, members in ways.items():
         tried = {strength: converged(members, strength, calibration) for strength in STRENGTHS}
@@ -274,7 +291,8 @@ def report(settings: Mapping[str, Setting], trainings: Mapping[str, Trainings], 
     results = {}
     for name, setting in settings.items():
         estimators = Estimators(trainings[name])
-        agreements = {how: compare(trainings[name], estimators, how) for how in setting.ways}
+        ways = estimators.ways()
+        agreements = {how: compare(trainings[name], ways, how) for how in setting.ways}
         strength = agreements["scratch"]["loss"]["offset, linearised, 3 projections averaged"]["C"]
         results[name] = {
             "title": setting.title,

@@ -35,10 +35,11 @@ def section(results: dict) -> str:
 
 
 def agreement_table(how: str, metric: str, rows: dict, seeds: int) -> str:
+    runs = f"mean of {seeds} seeds" if seeds > 1 else "nothing random"
     names = {"f1": "F1", "loss": "loss (nats)"}
     lines = [
         (
-            f"**Estimated against truly trained {names[metric]}** (truth: {how}, mean of {seeds} seeds, on average "
+            f"**Estimated against truly trained {names[metric]}** (truth: {how}, {runs}, on average "
             f"{rows['true value']:.3f}):\n"
         ),
         "| | C | " + " | ".join(COLUMNS.values()) + " |",
