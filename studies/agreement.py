@@ -55,7 +55,7 @@ def _within_tasks(scores: Scores, truth: Scores, sized: bool = False) -> Scores:
     deviations = []
     for column, rows in zip(scores.T, held.T, strict=True):
         if rows.sum() >= 6:
-            line = np.polyfit(sizes[rows], column[rows], deg=1 if sized else 0)
+            line = np.polyfit(sizes[rows], column[rows], deg=int(sized and np.ptp(sizes[rows]) > 0))
             deviations.append(column[rows] - np.polyval(line, sizes[rows]))
     return np.concatenate([np.empty(0), *deviations])
 

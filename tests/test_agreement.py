@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from studies.agreement import agreement, ceiling
 
 
