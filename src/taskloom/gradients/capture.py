@@ -25,6 +25,7 @@ from taskloom.gradients.rules import Rule, find_rule
 __all__ = ["Fallback", "Sink", "collect"]
 
 Fallback = Literal["autograd"] | None
+FALLBACK = "fallback='autograd' (affinity.fallback=autograd in a recipe; exact, but one backward pass an example)"
 #: (parameter name, its gradients in any form, its shape)
 Sink = Callable[[str, Form, torch.Size], None]
 
@@ -67,7 +68,7 @@ def collect(
                 raise UserError(
                     f"The per-example gradients of '{found.name}' are unknown: its output of shape {found.found} "
                     f"is not one entry an example ({watch.batch}), nor one for all. Freeze this module, or pass "
-                    "fallback='autograd' (exact, but one backward pass an example)."
+                    f"{FALLBACK}."
                 ) from None
             excluded.add(found.name)
 
@@ -270,7 +271,7 @@ def _no_rule(model: nn.Module, parameters: Iterable[str]) -> str:
     return (
         f"How the gradients of single examples follow is not known for the trainable modules {named}. "
         "Freeze them (requires_grad_(False)), register a rule (taskloom.gradients.register_rule), or pass "
-        "fallback='autograd' (exact, but one backward pass an example)."
+        f"{FALLBACK}."
     )
 
 
@@ -278,5 +279,5 @@ def _used_directly(parameters: Sequence[str]) -> str:
     named = ", ".join(f"'{name}'" for name in parameters)
     return (
         f"The parameters {named} are used outside the forward of their own module, where no rule sees it. "
-        "Freeze them (requires_grad_(False)) or pass fallback='autograd' (exact, but one backward pass an example)."
+        f"Freeze them (requires_grad_(False)) or pass {FALLBACK}."
     )

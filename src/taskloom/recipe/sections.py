@@ -227,9 +227,15 @@ class AffinitySection(_Section):
     order: Literal["pairwise", "higher"] = Field(
         default="pairwise", description="affinity from pairs of tasks, or averaged over larger random subsets"
     )
-    subset_size: PositiveInt | None = Field(default=None, description="higher only: tasks a subset; null: see the docs")
-    subsets: PositiveInt | None = Field(default=None, description="higher only: number of subsets; null: see the docs")
-    metric: str = Field(default="loss", description="what is estimated: loss, accuracy, f1, mcc, mse, pearson or auto")
+    subset_size: PositiveInt | None = Field(
+        default=None, description="higher only: tasks a subset; null: 10, at most half of all"
+    )
+    subsets: PositiveInt | None = Field(
+        default=None, description="higher only: number of subsets; null: each pair about 10 times"
+    )
+    metric: Literal["loss", "accuracy", "f1", "mcc", "mse", "pearson", "auto"] = Field(
+        default="loss", description="what is estimated; auto: accuracy, of regression pearson"
+    )
     members: PositiveInt = Field(
         default=1, description="estimates from this many projections of dimensions/members each, averaged (bagging)"
     )
