@@ -344,14 +344,16 @@ def estimate(arguments: argparse.Namespace) -> None:
         constant = np.tile([base["scores"][name][true_metric] for name in names], (len(reported), 1))
         print_row("base model's own", metric, agreement(constant, true["reported"]))
         for offset in (True, False):
+            members = split_dimensions(store if offset else without_offset(store), MEMBERS)
             for C in CANDIDATES:  # noqa: N806
-                surrogate = SubsetSurrogate(split_dimensions(store if offset else without_offset(store), MEMBERS), C)
                 started = time.perf_counter()
-                values = surrogate.estimate(finished, metric).values.numpy()
+                values = SubsetSurrogate(members, C).estimate(finished, metric).values.numpy()
                 taken = time.perf_counter() - started
                 error = agreement(values[:CALIBRATION], true["calibration"])["error"]
+                each = [SubsetSurrogate(one, C).estimate(finished, metric).values.numpy() for one in members]
+                spread = [agreement(one[CALIBRATION:], true["reported"]) for one in each]
                 title = f"C={C:g}{'' if offset else ' no offset'} ({taken:.1f} s, calibration error {error:.3f})"
-                print_row(title, metric, agreement(values[CALIBRATION:], true["reported"]))
+                print_row(title, metric, agreement(values[CALIBRATION:], true["reported"]), spread)
     if len(arguments.seeds) > 1:
         for metric in ("loss", "accuracy", "majority"):
             each = truth(names, reported, done, arguments.start, arguments.seeds, metric)
@@ -359,8 +361,13 @@ def estimate(arguments: argparse.Namespace) -> None:
             print_row(f"ceiling, {both.sum()} subsets", metric, ceiling(each[:, both]))
 
 
-def print_row(title: str, metric: str, found: dict[str, float]) -> None:
-    print(f"{metric:10} {title:48}", *(f"{name} {value:.3f}" for name, value in found.items()))
+def print_row(title: str, metric: str, found: dict[str, float], spread: Sequence[dict[str, float]] = ()) -> None:
+    """Print the agreement of the averaged projections, and the standard deviation over single ones."""
+    cells = [
+        f"{name} {value:.3f}" + (f" ± {np.std([one[name] for one in spread], ddof=1):.3f}" if spread else "")
+        for name, value in found.items()
+    ]
+    print(f"{metric:10} {title:48}", *cells)
 
 
 def chosen_half(store: GradientStore) -> GradientTable:
