@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from taskloom.affinity.run import AFFINITY_FOLDER
+from taskloom.affinity.folder import AFFINITY_FOLDER
 from taskloom.build import build_suite
 from taskloom.errors import RunError
 from taskloom.inference import Scores, mean_score

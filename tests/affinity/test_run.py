@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from taskloom.affinity.run import AFFINITY_FOLDER, SuiteCollection, estimate_affinity, group_tasks, read_affinity
+from taskloom.affinity.folder import AFFINITY_FOLDER, read_affinity
+from taskloom.affinity.run import estimate_affinity, group_tasks
 from taskloom.affinity.store import GradientStore
+from taskloom.affinity.suite import SuiteCollection
 from taskloom.build import build_suite
 from taskloom.errors import DataError, RecipeError, RunError
 from taskloom.fit import fit

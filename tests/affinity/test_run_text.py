@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from taskloom.affinity.run import SuiteCollection, estimate_affinity
+from taskloom.affinity.run import estimate_affinity
+from taskloom.affinity.suite import SuiteCollection
 from taskloom.build import build_suite
 from taskloom.predictor import load
 from taskloom.recipe import Recipe

@@ -5,7 +5,7 @@ shard depends on nothing but its examples, so a killed collection goes on at the
 of processes (`accelerate launch`, `torchrun`) share the shards and write the same store as one process does.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from taskloom.affinity.batches import cut, map_tensors, size_of
 from taskloom.affinity.outputs import OutputFunction
 from taskloom.affinity.source import Loss
 from taskloom.affinity.store import (
@@ -208,17 +209,17 @@ class _Collection:
                 parts = [
                     projected_gradients(
                         self.model,
-                        _map(piece, lambda tensor: tensor.to(device)),
+                        map_tensors(piece, lambda tensor: tensor.to(device)),
                         self.output_fn,
                         self.projection,
                         forward=self.forward,
                         fallback=self.fallback,
                     )
-                    for piece in _pieces(batch, self.pieces)
+                    for piece in cut(batch, self.pieces)
                 ]
                 return torch.cat([outputs for outputs, _ in parts]), torch.cat([rows for _, rows in parts])
             except torch.OutOfMemoryError:
-                size = _size(batch)
+                size = size_of(batch)
                 if self.pieces >= size:
                     raise
                 self.pieces *= 2
@@ -318,33 +319,3 @@ def _labels(batch: Any) -> Tensor:
 def _name(function: Any) -> str:
     named = function if hasattr(function, "__qualname__") else type(function)
     return f"{named.__module__}.{named.__qualname__}"
-
-
-def _map(batch: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(batch, Tensor):
-        return change(batch)
-    if isinstance(batch, Mapping):
-        return {name: _map(value, change) for name, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        return type(batch)(_map(value, change) for value in batch)
-    return batch
-
-
-def _size(batch: Any) -> int:
-    if isinstance(batch, Tensor):
-        return len(batch)
-    parts: Sequence[Any] = list(batch.values()) if isinstance(batch, Mapping) else batch
-    return _size(parts[0])
-
-
-def _pieces(batch: Any, count: int) -> list[Any]:
-    """Cut a batch along its first dimension into at most `count` pieces."""
-    if count == 1:
-        return [batch]
-    size = _size(batch)
-    width = -(-size // count)
-
-    def cut(start: int) -> Any:
-        return _map(batch, lambda tensor: tensor[start : start + width])
-
-    return [cut(start) for start in range(0, size, width)]

@@ -1,55 +1,34 @@
-"""The affinity of a run's tasks: from its recipe to a store of gradients, estimates, a matrix and groups.
+"""The affinity of a run's tasks: from its recipe to a store of gradients, estimates, a matrix and groups."""
 
-RUN/affinity/
-  gradients/        every example's projected gradient, see `taskloom.affinity.store`
-  estimates.csv     task, trained_on, estimate, stderr: every estimate
-  affinity.csv      task, with, affinity, stderr, gain, gain_stderr, subsets: the matrix
-  affinity.json     the matrix with the settings that it came from and the seconds that it took
-  groups.json       the groups that `taskloom group` found
-  heatmap.png       the matrix in the order of the groups (and .svg)
-"""
-
-import csv
-import io
 import json
-import random
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from rich.console import Console
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
 
 from taskloom.affinity.bagging import split_dimensions
 from taskloom.affinity.cluster import Method, Transform, cluster_tasks
-from taskloom.affinity.collect import collect_gradients
 from taskloom.affinity.estimate import AffinityMatrix, affinity_from
+from taskloom.affinity.folder import AFFINITY_FOLDER, read_affinity, write_affinity
 from taskloom.affinity.forward import forward_estimates
-from taskloom.affinity.outputs import SuiteOutput
 from taskloom.affinity.scores import Estimates
 from taskloom.affinity.store import GradientStore
 from taskloom.affinity.subsets import PUBLISHED_SIZE, pair_subsets, random_subsets
+from taskloom.affinity.suite import SuiteCollection
 from taskloom.affinity.surrogate import SubsetSurrogate
-from taskloom.build import build_suite, layout
-from taskloom.errors import DataError, RecipeError, RunError
-from taskloom.gradients import Projection
-from taskloom.predictor import Predictor, load
+from taskloom.build import build_suite
+from taskloom.errors import DataError, RecipeError
+from taskloom.predictor import load
 from taskloom.recipe import Recipe
 from taskloom.report import affinity_heatmap
 from taskloom.runs import RunFolder
 from taskloom.storage import write_atomically
-from taskloom.tasks import TaskFeatures, TaskSuite
+from taskloom.tasks import TaskSuite
 
-__all__ = ["AFFINITY_FOLDER", "Grouping", "estimate_affinity", "group_tasks", "read_affinity"]
+__all__ = ["Grouping", "estimate_affinity", "group_tasks"]
 
-AFFINITY_FOLDER = "affinity"
-#: Above this many trainable parameters `affinity.factor=auto` compresses weight matrices to sides of FACTOR first.
-DENSE_PARAMETERS = 1_000_000
-FACTOR = 32
 #: Each subset is estimated on all tasks, not only its own, as long as there are no more estimates than this.
 MANY_ESTIMATES = 200_000
 
@@ -87,7 +66,7 @@ def estimate_affinity(recipe: Recipe, quiet: bool = False) -> tuple[RunFolder, A
         estimates = _estimates(recipe, store, collection, console)
         affinity = affinity_from(estimates, alone=recipe.affinity.order == "pairwise")
         seconds = {"collect": collected - started, "estimate": time.perf_counter() - collected}
-        _write(run.path / AFFINITY_FOLDER, recipe, estimates, affinity, seconds)
+        write_affinity(run.path / AFFINITY_FOLDER, recipe, estimates, affinity, seconds)
     return run, affinity
 
 
@@ -102,91 +81,6 @@ def _refuse_suite(suite: TaskSuite) -> None:
                 f"{examples.source}: all training examples of task '{task.name}' are of one class; nothing can be "
                 "learned from them. Add others, or leave the task out."
             )
-
-
-class SuiteCollection:
-    """A run's model and its tasks' examples, as `collect_gradients` wants them.
-
-    Args:
-        recipe: its `affinity` section says how many examples.
-        predictor: the run's best model.
-        suite: the tasks with their data.
-    """
-
-    def __init__(self, recipe: Recipe, predictor: Predictor, suite: TaskSuite) -> None:
-        self.settings = recipe.affinity
-        self.model = predictor.model
-        self.suite = suite
-        self.output = SuiteOutput(list(suite))
-        collator = predictor.inference().collator
-        self._items: dict[tuple[str, str], _Items] = {}
-        for task in suite:
-            limits = {"train": self.settings.examples, task.dev_splits[0]: self.settings.validation_examples}
-            for split, limit in limits.items():
-                features = suite.task_features(task.name, split, predictor.tokenizer, **layout(recipe, self.model))
-                key = f"{recipe.seed}/{task.name}/{split}"
-                self._items[task.name, split] = _Items(features, limit, key, suite.examples(task.name, split).where)
-        self.train, self.validation = (
-            {
-                task.name: DataLoader(
-                    self._items[task.name, self._split(task.name, part)],
-                    batch_size=self.settings.batch_size,
-                    collate_fn=collator,
-                    num_workers=recipe.data.workers,
-                )
-                for task in suite
-            }
-            for part in ("train", "validation")
-        )
-
-    def _split(self, task: str, part: str) -> str:
-        return "train" if part == "train" else self.suite[task].dev_splits[0]
-
-    def collect(self, folder: Path, console: Console | None) -> GradientStore:
-        """Collect the gradients into a folder, or finish what was begun there."""
-        settings = self.settings
-        return collect_gradients(
-            self.model,
-            self.train,
-            self.output,
-            folder=folder,
-            validation=self.validation,
-            projection=Projection(settings.dimensions, settings.distribution, settings.projection_seed, self._factor()),
-            losses=self.output.losses,
-            labels_fn=self.output.labels,
-            fallback=None if settings.fallback == "none" else settings.fallback,
-            describe=lambda task, part, position: self._items[task, self._split(task, part)].where(position),
-            console=console,
-        )
-
-    def forward(self, _model: Any, batch: Mapping[str, Tensor]) -> Any:
-        """Run the model on a batch, on its device."""
-        device = next(self.model.parameters()).device
-        return self.model(**{name: value.to(device) for name, value in batch.items()})
-
-    def _factor(self) -> int | None:
-        if self.settings.factor == "auto":
-            trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
-            return FACTOR if trained > DENSE_PARAMETERS else None
-        return None if self.settings.factor == "none" else self.settings.factor
-
-
-class _Items(Subset):
-    """Some items of a split, drawn by a seeded choice, the longest first, so that batches hold little padding."""
-
-    def __init__(self, features: TaskFeatures, limit: int | None, key: str, where: Callable[[int], str]) -> None:
-        chosen = list(range(len(features)))
-        if limit is not None and limit < len(chosen):
-            chosen = random.Random(key).sample(chosen, limit)
-        data: Dataset = features
-        super().__init__(data, sorted(chosen, key=lambda item: (-features.lengths[item], item)))
-        self._examples = None if features.windows is None else features.windows.examples
-        self._where = where
-
-    def where(self, position: int) -> str:
-        """Return the file and line of an item."""
-        item = self.indices[position]
-        return self._where(item if self._examples is None else int(self._examples[item]))
 
 
 def _estimates(recipe: Recipe, store: GradientStore, collection: SuiteCollection, console: Console | None) -> Estimates:
@@ -213,73 +107,6 @@ def _subsets(recipe: Recipe, tasks: tuple[str, ...]) -> list[tuple[str, ...]]:
         return random_subsets(tasks, size, settings.subsets, recipe.seed)
     except ValueError as error:
         raise RecipeError(f"affinity.subset_size and affinity.subsets: {error}") from error
-
-
-def _write(
-    folder: Path, recipe: Recipe, estimates: Estimates, affinity: AffinityMatrix, seconds: Mapping[str, float]
-) -> None:
-    rows = [
-        (task, "+".join(trained_on), f"{value:.6g}", f"{error:.3g}")
-        for task, trained_on, value, error in estimates.rows()
-    ]
-    _write_csv(folder / "estimates.csv", ("task", "trained_on", "estimate", "stderr"), rows)
-    entries = [
-        (
-            row,
-            column,
-            f"{affinity.values[i, j]:.6g}",
-            f"{affinity.stderr[i, j]:.3g}",
-            f"{affinity.gain[i, j]:.6g}",
-            f"{affinity.gain_stderr[i, j]:.3g}",
-            str(int(affinity.counts[i, j])),
-        )
-        for i, row in enumerate(affinity.tasks)
-        for j, column in enumerate(affinity.tasks)
-    ]
-    header = ("task", "with", "affinity", "stderr", "gain", "gain_stderr", "subsets")
-    _write_csv(folder / "affinity.csv", header, entries)
-    content = {
-        "tasks": affinity.tasks,
-        "metric": affinity.metric,
-        "order": recipe.affinity.order,
-        "values": affinity.values.tolist(),
-        "stderr": affinity.stderr.tolist(),
-        "gain": affinity.gain.tolist(),
-        "gain_stderr": affinity.gain_stderr.tolist(),
-        "counts": affinity.counts.tolist(),
-        "settings": recipe.affinity.model_dump(mode="json"),
-        "seconds": dict(seconds),
-    }
-    write_atomically(folder / "affinity.json", json.dumps(content, indent=1) + "\n")
-    affinity_heatmap(affinity, folder / "heatmap.png", alone=recipe.affinity.order == "pairwise")
-
-
-def _write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())
-
-
-def read_affinity(run: Path | str) -> tuple[AffinityMatrix, str]:
-    """Return the affinity that a run's folder holds, and its order, "pairwise" or "higher".
-
-    Raises:
-        RunError: there is none, or its file is damaged.
-    """
-    path = Path(run) / AFFINITY_FOLDER / "affinity.json"
-    if not path.is_file():
-        raise RunError(f"{run}: has no estimates of affinity yet. Make them with: taskloom affinity {run}")
-    try:
-        stored = json.loads(path.read_text("utf-8"))
-        names = ("values", "stderr", "gain", "gain_stderr")
-        numbers = {name: torch.tensor(stored[name], dtype=torch.float64) for name in names}
-        counts = torch.tensor(stored["counts"])
-        affinity = AffinityMatrix(tuple(stored["tasks"]), **numbers, counts=counts, metric=stored["metric"])
-        return affinity, stored["order"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: is damaged. Make it again with: taskloom affinity {run}") from error
 
 
 def group_tasks(

@@ -36,7 +36,8 @@ def affinity(
     checked = load_recipe(recipe, overridden(settings, output, data_dir))
 
     hush_libraries()
-    from taskloom.affinity.run import AFFINITY_FOLDER, estimate_affinity
+    from taskloom.affinity.folder import AFFINITY_FOLDER
+    from taskloom.affinity.run import estimate_affinity
 
     try:
         run, found = estimate_affinity(checked, quiet=as_json)

@@ -45,7 +45,8 @@ def group(
     if k != "auto" and not k.isdecimal():
         raise UserError(f"--k: expected a number or auto, found '{k}'")
     hush_libraries()
-    from taskloom.affinity.run import AFFINITY_FOLDER, group_tasks
+    from taskloom.affinity.folder import AFFINITY_FOLDER
+    from taskloom.affinity.run import group_tasks
 
     count: int | Literal["auto"] = "auto" if k == "auto" else int(k)
     rows = None if transform is Transform.none else cast('Literal["standardize", "exponential"]', transform.value)
