@@ -98,3 +98,18 @@ def test_mistakes(project, capsys, arguments, message):
     (project / "less.json").write_text('[["same", "sentiment"]]')
     (project / "more.json").write_text('[["same", "sentiment"], ["strength", "rte"]]')
     assert message in refused(capsys, *arguments)
+
+
+def test_interrupted_collection_says_how_to_go_on(project, capsys, monkeypatch):
+    from taskloom.affinity import collect
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(collect, "write_shard", interrupted)
+    outcome = run(capsys, "affinity", "tiny.yaml", "affinity.examples=9")
+    assert outcome.code == 130
+    assert "Continue with: taskloom affinity tiny.yaml affinity.examples=9" in outcome.err
+    monkeypatch.undo()
+    monkeypatch.chdir(project)
+    assert run(capsys, "affinity", "tiny.yaml", "affinity.examples=9").code == 0

@@ -57,7 +57,8 @@ def estimate_affinity(recipe: Recipe, quiet: bool = False) -> tuple[RunFolder, A
     console = None if quiet else Console(stderr=True)
     suite = build_suite(recipe)
     _refuse_suite(suite)
-    run = fit(recipe, resume=(recipe.output / "recipe.yaml").is_file(), quiet=quiet)
+    begun, finished = ((recipe.output / name).is_file() for name in ("recipe.yaml", "finished.json"))
+    run = fit(recipe, resume=begun, quiet=quiet or finished)
     with RunFolder.create(run.path, recipe, resume=True):
         collection = SuiteCollection(recipe, load(run.path), suite)
         started = time.perf_counter()

@@ -33,7 +33,8 @@ def affinity(
 
     Trains that model first, unless the run folder holds it already; whatever was interrupted goes on.
     """
-    checked = load_recipe(recipe, overridden(settings, output, data_dir))
+    overrides = overridden(settings, output, data_dir)
+    checked = load_recipe(recipe, overrides)
 
     hush_libraries()
     from taskloom.affinity.folder import AFFINITY_FOLDER
@@ -42,7 +43,7 @@ def affinity(
     try:
         run, found = estimate_affinity(checked, quiet=as_json)
     except KeyboardInterrupt:
-        typer.echo(f"interrupted. Continue with: {shlex.join(['taskloom', 'affinity', str(checked.output)])}", err=True)
+        typer.echo(f"interrupted. Continue with: {shlex.join(['taskloom', 'affinity', recipe, *overrides])}", err=True)
         raise typer.Exit(130) from None
     gains, errors = found.gain.tolist(), found.gain_stderr.tolist()
     if as_json:
