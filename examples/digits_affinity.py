@@ -29,8 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from taskloom.affinity import SubsetSurrogate, affinity_matrix, cluster_tasks, collect_gradients
-from taskloom.affinity.outputs import signed_logit
+from taskloom.affinity import SubsetSurrogate, affinity_matrix, cluster_tasks, collect_gradients, signed_logit
 from taskloom.gradients import Projection
 
 QUESTIONS: list[Callable[[NDArray], NDArray]] = [lambda digit: digit % 2 == 0, lambda digit: digit >= 5]
