@@ -275,9 +275,8 @@ def train(arguments: argparse.Namespace) -> None:
     for seed in arguments.seeds:
         for subset in subsets(data.suite.names):
             row = train_subset(data, done, seed, subset, arguments.start, base)
-            print(
-                seed, *subset, f"{row['seconds']:.0f} s", {n: round(s["accuracy"], 3) for n, s in row["scores"].items()}
-            )
+            accuracies = (f"{name} {scores['accuracy']:.3f}" for name, scores in row["scores"].items())
+            print(f"seed {seed}, {row['seconds']:.0f} s, accuracy:", *accuracies)
 
 
 def collect(data: Data, base: Path, folder: Path, seed: int = 0) -> tuple[GradientStore, float]:
@@ -425,8 +424,8 @@ def groups(arguments: argparse.Namespace) -> None:
                     }
                 )
             scores |= row["scores"]
-        means = {metric: np.mean([scores[name][metric] for name in names]) for metric in ("accuracy", "loss")}
-        print(way, seed, partition, means)
+        means = (f"{metric} {np.mean([scores[name][metric] for name in names]):.4f}" for metric in ("accuracy", "loss"))
+        print(way, seed, partition, *means)
 
 
 def main() -> None:
