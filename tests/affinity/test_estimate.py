@@ -218,3 +218,12 @@ def test_forward_gains_of_a_linear_model_are_the_linearised_ones():
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), **CLOSE)
     pairs = forward_estimates(surrogate, store, subsets[2:], "loss", model, batches, output, run)
     assert pairs.gains is None
+
+
+def test_a_matrix_is_an_array_and_cluster_tasks_says_how_to_make_it_symmetric():
+    from taskloom.affinity import cluster_tasks
+
+    affinity = affinity_matrix(SubsetSurrogate(table()))
+    assert np.array_equal(np.asarray(affinity), affinity.values.numpy())
+    with pytest.raises(ValueError, match=r"`AffinityMatrix\.symmetric\(\)` gives"):
+        cluster_tasks(affinity, 2)  # pyright: ignore[reportArgumentType]

@@ -6,9 +6,11 @@ subsets that hold both i and j, of how task i does. Losses are negated, so that 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from taskloom.affinity.metrics import LOWER_IS_BETTER
@@ -49,6 +51,10 @@ class AffinityMatrix:
     gain_stderr: Tensor
     counts: Tensor
     metric: str
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Let NumPy, and `cluster_tasks`, read the values."""
+        return np.array(self.values, dtype=dtype, copy=copy)
 
     def symmetric(self, transform: "Transform | None" = None) -> Tensor:
         """Return ``(A + A^T) / 2``, what `cluster_tasks` takes, after `transform` (see there) of the rows."""
