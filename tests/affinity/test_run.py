@@ -11,10 +11,10 @@ from taskloom.affinity.run import estimate_affinity, group_tasks
 from taskloom.affinity.store import GradientStore
 from taskloom.affinity.suite import SuiteCollection
 from taskloom.build import build_suite
-from taskloom.errors import DataError, RecipeError, RunError
+from taskloom.errors import DataError, RecipeError, RunError, UserError
 from taskloom.fit import fit
 from taskloom.predictor import load
-from taskloom.recipe import load_recipe
+from taskloom.recipe import AdapterSection, load_recipe
 from tests.cli.conftest import write_recipe
 from tests.tiny import tiny_encoder, tiny_tasks
 
@@ -34,12 +34,17 @@ def recipe(tmp_path_factory):
     return recipe
 
 
+def a_collection(recipe):
+    predictor = load(recipe.output)
+    return SuiteCollection(recipe, predictor.model, predictor.tokenizer, build_suite(recipe))
+
+
 def changed(recipe, **affinity):
     return recipe.model_copy(update={"affinity": recipe.affinity.model_copy(update=affinity)})
 
 
 def test_rows_are_the_projected_gradients_of_the_suites_examples(recipe, tmp_path):
-    collection = SuiteCollection(recipe, load(recipe.output), build_suite(recipe))
+    collection = a_collection(recipe)
     store = collection.collect(tmp_path / "store", None)
     model = collection.model
     names, parameters = zip(
@@ -67,7 +72,7 @@ def test_rows_are_the_projected_gradients_of_the_suites_examples(recipe, tmp_pat
 
 
 def test_same_examples_are_chosen_every_time_and_the_longest_come_first(recipe):
-    first, second = (SuiteCollection(recipe, load(recipe.output), build_suite(recipe)) for _ in range(2))
+    first, second = (a_collection(recipe) for _ in range(2))
     for task in ("sentiment", "same", "strength"):
         items = first.train[task].dataset
         assert items.indices == second.train[task].dataset.indices
@@ -135,10 +140,9 @@ def test_unsuited_metric_and_too_many_groups_are_refused(recipe):
 
 
 def test_example_with_a_gradient_that_is_not_finite_is_named_by_its_line(recipe, tmp_path):
-    predictor = load(recipe.output)
-    collection = SuiteCollection(recipe, predictor, build_suite(recipe))
+    collection = a_collection(recipe)
     with torch.no_grad():
-        predictor.model.heads.sequence.linear.weight.fill_(float("nan"))
+        collection.model.heads.sequence.linear.weight.fill_(float("nan"))
     with pytest.raises(DataError, match=r"task 'sentiment', .*train.*:\d+: its output is not finite"):
         collection.collect(tmp_path / "store", None)
     with pytest.raises(RunError, match="not all collected"):
@@ -153,3 +157,13 @@ def test_task_of_one_class_is_refused_before_the_training(recipe, tmp_path):
     with pytest.raises(DataError, match=r"train\.jsonl: all training examples of task 'sentiment' are of one class"):
         estimate_affinity(other, quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_modules_without_a_rule_are_refused_before_the_training(recipe, tmp_path):
+    adapter = AdapterSection(method="ca_mtl")
+    other = changed(recipe).model_copy(update={"adapter": adapter, "output": tmp_path / "run"})
+    with pytest.raises(UserError, match=r"no rule sees it.*affinity\.fallback=autograd"):
+        estimate_affinity(other, quiet=True)
+    assert not (tmp_path / "run").exists()
+    _, affinity = estimate_affinity(changed(other, fallback="autograd"), quiet=True)
+    assert bool(affinity.values.isfinite().all())

@@ -50,7 +50,8 @@ def test_gradients_are_of_the_log_odds_of_the_whole_answer(tmp_path, family, mod
     assert affinity.tasks == ("plain", "asked")
     assert bool(affinity.values.isfinite().all())
 
-    collection = SuiteCollection(settings, load(run.path), build_suite(settings))
+    predictor = load(run.path)
+    collection = SuiteCollection(settings, predictor.model, predictor.tokenizer, build_suite(settings))
     store = collection.collect(run.path / "affinity" / "gradients", None)
     rows, loader = store.train("plain"), collection.train["plain"]
     names, parameters = zip(

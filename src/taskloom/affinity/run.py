@@ -18,7 +18,7 @@ from taskloom.affinity.store import GradientStore
 from taskloom.affinity.subsets import PUBLISHED_SIZE, pair_subsets, random_subsets
 from taskloom.affinity.suite import SuiteCollection
 from taskloom.affinity.surrogate import SubsetSurrogate
-from taskloom.build import build_suite
+from taskloom.build import build_model, build_suite, recipe_tokenizer
 from taskloom.errors import DataError, RecipeError
 from taskloom.predictor import load
 from taskloom.recipe import Recipe
@@ -58,9 +58,12 @@ def estimate_affinity(recipe: Recipe, quiet: bool = False) -> tuple[RunFolder, A
     suite = build_suite(recipe)
     _refuse_suite(suite)
     begun, finished = ((recipe.output / name).is_file() for name in ("recipe.yaml", "finished.json"))
+    if not begun:
+        SuiteCollection(recipe, build_model(recipe, list(suite)), recipe_tokenizer(recipe), suite).rehearse()
     run = fit(recipe, resume=begun, quiet=quiet or finished)
     with RunFolder.create(run.path, recipe, resume=True):
-        collection = SuiteCollection(recipe, load(run.path), suite)
+        predictor = load(run.path)
+        collection = SuiteCollection(recipe, predictor.model, predictor.tokenizer, suite)
         started = time.perf_counter()
         store = collection.collect(run.path / AFFINITY_FOLDER / "gradients", console)
         collected = time.perf_counter()

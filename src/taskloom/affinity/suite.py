@@ -12,9 +12,11 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from taskloom.affinity.collect import collect_gradients
 from taskloom.affinity.outputs import SuiteOutput
 from taskloom.affinity.store import GradientStore
-from taskloom.build import layout
-from taskloom.gradients import Projection
-from taskloom.predictor import Predictor
+from taskloom.build import build_inference, layout
+from taskloom.generative import GenerativeModel
+from taskloom.gradients import Projection, projected_gradients
+from taskloom.gradients.capture import Fallback
+from taskloom.model import MultiTaskModel
 from taskloom.recipe import Recipe
 from taskloom.tasks import TaskFeatures, TaskSuite
 
@@ -30,21 +32,24 @@ class SuiteCollection:
 
     Args:
         recipe: its `affinity` section says how many examples.
-        predictor: the run's best model.
+        model: the run's model.
+        tokenizer: the model's.
         suite: the tasks with their data.
     """
 
-    def __init__(self, recipe: Recipe, predictor: Predictor, suite: TaskSuite) -> None:
+    def __init__(
+        self, recipe: Recipe, model: MultiTaskModel | GenerativeModel, tokenizer: Any, suite: TaskSuite
+    ) -> None:
         self.settings = recipe.affinity
-        self.model = predictor.model
+        self.model = model
         self.suite = suite
         self.output = SuiteOutput(list(suite))
-        collator = predictor.inference().collator
+        collator = build_inference(recipe, model, suite, tokenizer, self.settings.batch_size).collator
         self._items: dict[tuple[str, str], _Items] = {}
         for task in suite:
             limits = {"train": self.settings.examples, task.dev_splits[0]: self.settings.validation_examples}
             for split, limit in limits.items():
-                features = suite.task_features(task.name, split, predictor.tokenizer, **layout(recipe, self.model))
+                features = suite.task_features(task.name, split, tokenizer, **layout(recipe, self.model))
                 key = f"{recipe.seed}/{task.name}/{split}"
                 self._items[task.name, split] = _Items(features, limit, key, suite.examples(task.name, split).where)
         self.train, self.validation = (
@@ -75,15 +80,32 @@ class SuiteCollection:
             projection=Projection(settings.dimensions, settings.distribution, settings.projection_seed, self._factor()),
             losses=self.output.losses,
             labels_fn=self.output.labels,
-            fallback=None if settings.fallback == "none" else settings.fallback,
+            fallback=self._fallback,
             describe=lambda task, part, position: self._items[task, self._split(task, part)].where(position),
             console=console,
         )
+
+    def rehearse(self) -> None:
+        """Collect from two examples of each kind of task, to know before a long training that it will be possible.
+
+        Raises:
+            UserError: a trained module has no gradient rule, and the recipe names no fallback.
+        """
+        projection = Projection(dimensions=1, factor=1)
+        self.model.eval()
+        for task in {task.kind: task for task in self.suite}.values():
+            loader = self.train[task.name]
+            batch = loader.collate_fn([loader.dataset[position] for position in (0, -1)])
+            projected_gradients(self.model, batch, self.output, projection, fallback=self._fallback)
 
     def forward(self, _model: Any, batch: Mapping[str, Tensor]) -> Any:
         """Run the model on a batch, on its device."""
         device = next(self.model.parameters()).device
         return self.model(**{name: value.to(device) for name, value in batch.items()})
+
+    @property
+    def _fallback(self) -> Fallback:
+        return None if self.settings.fallback == "none" else self.settings.fallback
 
     def _factor(self) -> int | None:
         if self.settings.factor == "auto":
