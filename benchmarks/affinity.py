@@ -22,6 +22,7 @@ import time
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks.measure import interleaved_seconds, peak_memory, print_row, ratio
 from benchmarks.reference.affinity import fit_subset
@@ -124,6 +125,7 @@ def main() -> None:
     if unknown := set(parts) - set(PARTS):
         parser.error(f"unknown part {unknown.pop()}: choose from {', '.join(PARTS)}")
     torch.set_num_threads(1)
+    threadpool_limits(1)  # scikit-learn's and NumPy's, too: idle threads that spin would count as work
     if "collect" in parts:
         quick = ["--quick"] if arguments.quick else []
         subprocess.run([sys.executable, "-m", "benchmarks.gradients", *quick], check=True)
