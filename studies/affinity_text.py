@@ -52,7 +52,6 @@ SUBSET_SIZE = 3
 CALIBRATION, REPORTED = 6, 60  # subsets that choose C, subsets that the figures are of
 #: Groups are chosen on one half of the dev examples and reported on the other.
 ALL, CHOOSING, REPORTING = slice(None), slice(0, None, 2), slice(1, None, 2)
-DIMENSIONS, MEMBERS = 200, 3  # projected gradients, and how many projections are averaged
 CANDIDATES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # for C; the published value is 1e-2
 DESCENT_EPOCHS, DESCENT_RATE = 2, 0.01  # of plain gradient descent from the base model
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 6, 32, 3e-4
@@ -279,10 +278,10 @@ def train(arguments: argparse.Namespace) -> None:
             print(f"seed {seed}, {row['seconds']:.0f} s, accuracy:", *accuracies)
 
 
-def collect(data: Data, base: Path, folder: Path, seed: int = 0) -> tuple[GradientStore, float]:
+def collect(data: Data, runs: Path, dimensions: int, factor: int) -> tuple[GradientStore, float]:
     """Return the base model's projected gradients and the seconds that collecting them took."""
     model = new_model(list(data.suite), 0)
-    model.load_state_dict(load_file(base / "model.safetensors"))
+    model.load_state_dict(load_file(runs / "base" / "model.safetensors"))
     output = SuiteOutput(list(data.suite))
     train, validation = (
         {
@@ -300,9 +299,9 @@ def collect(data: Data, base: Path, folder: Path, seed: int = 0) -> tuple[Gradie
         model,
         train,
         output,
-        folder=folder,
+        folder=runs / f"gradients-{dimensions}-{factor}",
         validation=validation,
-        projection=Projection(DIMENSIONS * MEMBERS, seed=seed, factor=32),
+        projection=Projection(dimensions, factor=factor),
         labels_fn=output.labels,
         console=Console(stderr=True),
     )
@@ -329,7 +328,7 @@ def truth(
 
 def estimate(arguments: argparse.Namespace) -> None:
     data, done = Data(arguments.data), Trainings(arguments.runs / f"{arguments.start}.jsonl")
-    store, collecting = collect(data, arguments.runs / "base", arguments.runs / "gradients")
+    store, collecting = collect(data, arguments.runs, arguments.dimensions * arguments.members, arguments.factor)
     base = json.loads((arguments.runs / "base" / "base.json").read_text())
     names = list(data.suite.names)
     finished = [subset for subset in subsets(names) if done.find(arguments.start, arguments.seeds[0], subset)]
@@ -343,7 +342,7 @@ def estimate(arguments: argparse.Namespace) -> None:
         constant = np.tile([base["scores"][name][true_metric] for name in names], (len(reported), 1))
         print_row("base model's own", metric, agreement(constant, true["reported"]))
         for offset in (True, False):
-            members = split_dimensions(store if offset else without_offset(store), MEMBERS)
+            members = split_dimensions(store if offset else without_offset(store), arguments.members)
             for C in CANDIDATES:  # noqa: N806
                 started = time.perf_counter()
                 values = SubsetSurrogate(members, C).estimate(finished, metric).values.numpy()
@@ -363,7 +362,7 @@ def estimate(arguments: argparse.Namespace) -> None:
 def print_row(title: str, metric: str, found: dict[str, float], spread: Sequence[dict[str, float]] = ()) -> None:
     """Print the agreement of the averaged projections, and the standard deviation over single ones."""
     cells = [
-        f"{name} {value:.3f}" + (f" ± {np.std([one[name] for one in spread], ddof=1):.3f}" if spread else "")
+        f"{name} {value:.3f}" + (f" ± {np.std([one[name] for one in spread], ddof=1):.3f}" if len(spread) > 1 else "")
         for name, value in found.items()
     ]
     print(f"{metric:10} {title:48}", *cells)
@@ -398,8 +397,8 @@ def random_partition(names: Sequence[str], sizes: Sequence[int], seed: int) -> l
 def groups(arguments: argparse.Namespace) -> None:
     data, done = Data(arguments.data), Trainings(arguments.runs / "groups.jsonl")
     names = list(data.suite.names)
-    store, _ = collect(data, arguments.runs / "base", arguments.runs / "gradients")
-    affinity = affinity_matrix(SubsetSurrogate(split_dimensions(chosen_half(store), MEMBERS), arguments.C))
+    store, _ = collect(data, arguments.runs, arguments.dimensions * arguments.members, arguments.factor)
+    affinity = affinity_matrix(SubsetSurrogate(split_dimensions(chosen_half(store), arguments.members), arguments.C))
     clusters = cluster_tasks(affinity.symmetric("standardize"), arguments.k)
     found = [[names[position] for position in cluster] for cluster in clusters]
     sizes = [len(cluster) for cluster in found]
@@ -435,6 +434,9 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="where models and results go")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--start", choices=["pretrained", "descent"], default="pretrained")
+    parser.add_argument("--dimensions", type=int, default=200, help="of one projection")
+    parser.add_argument("--members", type=int, default=3, help="projections that are averaged")
+    parser.add_argument("--factor", type=int, default=32, help="of the projection")
     parser.add_argument("--C", type=float, default=0.01, help="of the regression, for groups")
     parser.add_argument("--k", type=int, default=3, help="number of groups")
     parser.add_argument("--draws", type=int, default=5, help="random partitions")

@@ -139,6 +139,17 @@ def test_unsuited_metric_and_too_many_groups_are_refused(recipe):
         group_tasks(recipe.output, 4)
 
 
+def test_regressions_that_do_not_converge_are_one_message(recipe, monkeypatch):
+    from taskloom.affinity import run, surrogate
+
+    def impatient(*arguments, **settings):
+        return surrogate.SubsetSurrogate(*arguments, **settings, max_steps=1, tolerance=1e-12)
+
+    monkeypatch.setattr(run, "SubsetSurrogate", impatient)
+    with pytest.raises(RecipeError, match=r"affinity: The regressions of \d+ subsets have not converged.*smaller `C`"):
+        estimate_affinity(changed(recipe, C=100.0), quiet=True)
+
+
 def test_example_with_a_gradient_that_is_not_finite_is_named_by_its_line(recipe, tmp_path):
     collection = a_collection(recipe)
     with torch.no_grad():

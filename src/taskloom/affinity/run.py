@@ -17,7 +17,7 @@ from taskloom.affinity.scores import Estimates
 from taskloom.affinity.store import GradientStore
 from taskloom.affinity.subsets import PUBLISHED_SIZE, pair_subsets, random_subsets
 from taskloom.affinity.suite import SuiteCollection
-from taskloom.affinity.surrogate import SubsetSurrogate
+from taskloom.affinity.surrogate import NotConvergedError, SubsetSurrogate
 from taskloom.build import build_model, build_suite, recipe_tokenizer
 from taskloom.errors import DataError, RecipeError
 from taskloom.predictor import load
@@ -98,7 +98,7 @@ def _estimates(recipe: Recipe, store: GradientStore, collection: SuiteCollection
             return forward_estimates(surrogate, store, subsets, settings.metric, *arguments, console)
         scope: Literal["all", "members"] = "all" if len(subsets) * len(store.tasks) <= MANY_ESTIMATES else "members"
         return surrogate.estimate(subsets, settings.metric, scope, gains=settings.order == "pairwise")
-    except ValueError as error:
+    except (ValueError, NotConvergedError) as error:
         raise RecipeError(f"affinity: {error}") from error
 
 

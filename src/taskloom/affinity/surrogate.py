@@ -22,10 +22,14 @@ from taskloom.affinity.solver import TaskStatistics, bytes_a_subset, solve
 from taskloom.affinity.source import GradientSource, check_source
 from taskloom.errors import did_you_mean
 
-__all__ = ["SubsetSurrogate"]
+__all__ = ["NotConvergedError", "SubsetSurrogate"]
 
 Balance = Literal["sum", "tasks"]
 Scope = Literal["all", "members"]
+
+
+class NotConvergedError(RuntimeError):
+    """Some regressions did not reach the tolerance; the message names the first and says what to change."""
 
 
 class SubsetSurrogate:
@@ -130,7 +134,7 @@ class SubsetSurrogate:
 
         Raises:
             ValueError: a subset is empty or names a task twice or an unknown one; `start` has another shape.
-            RuntimeError: a regression has not converged in `max_steps`.
+            NotConvergedError: a regression has not converged in `max_steps`.
         """
         positions = self._positions(subsets)
         shape = (len(self.sources), len(positions), self.dimensions)
@@ -146,7 +150,7 @@ class SubsetSurrogate:
                 stuck = (solution.excess > 1).nonzero().flatten().tolist()
                 if stuck:
                     name = ", ".join(self.tasks[task] for task in positions[chunk][stuck[0]])
-                    raise RuntimeError(
+                    raise NotConvergedError(
                         f"The regressions of {len(stuck)} subsets have not converged in {self.max_steps} steps; the"
                         f" first is of the tasks {name}, whose gradient is {float(solution.excess[stuck[0]]):.3g} times"
                         " what `tolerance` allows. Use a smaller `C`, more `max_steps` or a larger `tolerance`."

@@ -1,14 +1,13 @@
 """`taskloom affinity`: which tasks of a recipe help each other."""
 
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
-from taskloom.cli.train import overridden
+from taskloom.cli.train import DataOption, OutputOption, overridden
 from taskloom.recipe import load_recipe
 
 __all__ = ["affinity"]
@@ -21,12 +20,8 @@ def affinity(
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="Recipe fields, e.g. affinity.examples=500.")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="DIR", help="The run folder; the same as output=DIR.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", metavar="DIR", help="The data; the same as data.dir=DIR.")
-    ] = None,
+    output: OutputOption = None,
+    data_dir: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate which tasks help each other, from the gradients of one model trained on all of them.

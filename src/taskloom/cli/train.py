@@ -13,7 +13,14 @@ from taskloom.cli.output import JsonOption, print_json
 from taskloom.cli.quiet import hush_libraries
 from taskloom.recipe import load_recipe
 
-__all__ = ["TrainCommand", "overridden", "train"]
+__all__ = ["DataOption", "OutputOption", "TrainCommand", "overridden", "train"]
+
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", metavar="DIR", help="The run folder; the same as output=DIR.")
+]
+DataOption = Annotated[
+    Path | None, typer.Option("--data-dir", metavar="DIR", help="The data; the same as data.dir=DIR.")
+]
 
 
 class TrainCommand(TyperCommand):
@@ -33,12 +40,8 @@ def train(
         list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="Recipe fields, e.g. training.epochs=1.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run from its checkpoint.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("--output", metavar="DIR", help="The run folder; the same as output=DIR.")
-    ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", metavar="DIR", help="The data; the same as data.dir=DIR.")
-    ] = None,
+    output: OutputOption = None,
+    data_dir: DataOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train one model on many tasks as a recipe says, and write a run folder."""
