@@ -107,6 +107,24 @@ class Task(BaseModel):
         default=None, description="Longest answer (tokens); as `data.max_target_length` if not given."
     )
 
+    windows: bool = Field(
+        default=False,
+        description="Whether a text2text task has two inputs, what stands before the context and the context, over "
+        "which a window slides: question answering over long texts.",
+    )
+    null_windows: Literal["keep", "drop"] = Field(
+        default="keep", description="Whether windows without an answer are trained on; they are always evaluated."
+    )
+    spans: str | None = Field(
+        default=None,
+        description="Column of where a windowed task's answers stand (MRQA's detected_answers); the target column, "
+        "in SQuAD's form, if not given.",
+    )
+    id: str | None = Field(
+        default=None,
+        description="Column that names the examples of a question answering task in files of predictions.",
+    )
+
     splits: dict[str, str] = Field(
         default_factory=dict,
         description="Split name (train, dev, test, further ones that start with dev or test) to file, or to the "
@@ -153,6 +171,10 @@ class Task(BaseModel):
         default=None,
         description="Key of the list that holds the examples of a JSON file which is not that list itself.",
     )
+    where: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="Column to the values that the task's rows hold in it, {subset: [SQuAD]}; others are left out.",
+    )
     explode: tuple[str, ...] = Field(
         default=(),
         description="Dotted paths of nested lists to unroll, outermost first: one row for each element, "
@@ -186,6 +208,16 @@ class Task(BaseModel):
                 fields[name] = (fields[name],)
         return fields
 
+    @field_validator("where", mode="before")
+    @classmethod
+    def _lone_values(cls, where: Any) -> Any:
+        if not isinstance(where, Mapping):
+            return where
+        return {
+            column: [spell(value) for value in (values if isinstance(values, (list, tuple)) else [values])]
+            for column, values in where.items()
+        }
+
     @field_validator("labels", "label_values", "submission_labels", mode="before")
     @classmethod
     def _spell_labels(cls, labels: Any) -> Any:
@@ -209,6 +241,7 @@ class Task(BaseModel):
         elif self.labels is not None or self.label_values is not None:
             raise ValueError(f"labels: a {self.kind} task has none; remove them or change the kind")
         self._check_answers()
+        self._check_windows()
         self._check_division()
         for split in (*self.splits, *self.optional_splits, *(self.headerless or ())):
             if not _SPLIT_NAME.fullmatch(split):
@@ -220,9 +253,14 @@ class Task(BaseModel):
         return self
 
     def _check_inputs(self) -> None:
-        fewest, most = INPUT_COUNTS[self.kind]
+        fewest, most = (2, 2) if self.windows else INPUT_COUNTS[self.kind]
         if not fewest <= len(self.inputs) <= most:
             expected = str(most) if fewest == most else f"{fewest} or {most}"
+            if self.windows:
+                raise ValueError(
+                    f"inputs: a task with windows has 2, what stands before the context and the context, "
+                    f"found {len(self.inputs)}"
+                )
             raise ValueError(
                 f"inputs: a {self.kind} task has {expected}, found {len(self.inputs)}; "
                 'join columns with a template such as "{first} {second}"'
@@ -258,6 +296,20 @@ class Task(BaseModel):
                     raise ValueError(f"answers: '{label}' is no label.{did_you_mean(label, self.labels or ())}")
         if self.decoding == "rank" and not self.has_choices:
             raise ValueError("decoding: rank needs to know the choices: give `choices` or `answers`")
+
+    def _check_windows(self) -> None:
+        if self.kind != "text2text" and self.id is not None:
+            raise ValueError(f"id: a {self.kind} task has none; it is for text2text tasks")
+        if not self.windows:
+            for name, given in {"spans": self.spans is not None, "null_windows": self.null_windows == "drop"}.items():
+                if given:
+                    raise ValueError(f"{name}: only a task with `windows: true` has it")
+            return
+        if self.kind != "text2text":
+            raise ValueError(f"windows: a {self.kind} task has none; it is for text2text tasks")
+        for name in ("template", "answers", "choices"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name}: a task with windows takes its answers from the context; remove one of them")
 
     def _check_division(self) -> None:
         if self.divide is None:
