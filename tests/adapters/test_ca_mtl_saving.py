@@ -163,5 +163,5 @@ def test_a_deep_copy_is_independent() -> None:
     assert torch.equal(adapted(**batch()).logits, expected)
     assert not torch.equal(copied(**batch()).logits, expected)
     copied.base_model.context.start(None)
-    assert adapted.base_model.context._task is not None
+    assert adapted.base_model.context._state is not None
     assert copied.get_base_model().generate.model is copied.get_base_model()

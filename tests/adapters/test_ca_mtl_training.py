@@ -160,7 +160,7 @@ def test_finished_forwards_are_forgotten() -> None:
     for _ in range(5):
         states(adapted, batch()).square().mean().backward()
     adapted.base_model.context.start(None)
-    assert len(adapted.base_model.context._task_of_input) == 0
+    assert len(adapted.base_model.context._state_of_input) == 0
 
 
 def test_functional_transforms_give_each_examples_gradient() -> None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from taskloom.adapters.wrapping import outermost_names
 from taskloom.errors import UserError
 
-__all__ = ["EncoderModules", "LayerModules", "find_encoder", "plain_name"]
+__all__ = ["EncoderModules", "LayerModules", "find_encoder"]
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,6 @@ class EncoderModules:
     layers: tuple[LayerModules, ...]
 
 
-def plain_name(name: str) -> str:
-    """Return a module's or parameter's name as it was before any module was wrapped; wrappers add `base_layer`."""
-    return ".".join(part for part in name.split(".") if part != "base_layer")
-
-
 def find_encoder(model: nn.Module, names: Mapping[str, str] | None = None) -> EncoderModules:
     """Return the names of the encoder's modules in `model`, which may be wrapped by adapters already.
 
@@ -87,9 +83,7 @@ def find_encoder(model: nn.Module, names: Mapping[str, str] | None = None) -> En
             f"Known model types: {', '.join(sorted(_KNOWN))}."
         )
 
-    full_names: dict[str, str] = {}
-    for full_name, _ in model.named_modules():
-        full_names.setdefault(plain_name(full_name), full_name)  # the outermost wrapper comes first
+    full_names = outermost_names(model)
 
     def find(plain: str) -> str:
         if plain not in full_names:

@@ -1,16 +1,13 @@
 """Where CA-MTL's equations enter an encoder: PEFT layers around the encoder's own modules.
 
-A wrapper holds one set of conditional parts per adapter, in a `ModuleDict` whose name starts with `camtl_`, and shows
-the wrapped module's attributes as its own, since transformers reads attributes of its modules.
+A wrapper holds one set of conditional parts per adapter, in a `ModuleDict` whose name starts with `camtl_`.
 """
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -23,6 +20,7 @@ from taskloom.adapters.ca_mtl.modules import (
     conditional_layer_norm,
 )
 from taskloom.adapters.context import TaskContext
+from taskloom.adapters.wrapping import ModuleWrapper
 
 __all__ = [
     "CAMTLContext",
@@ -59,46 +57,15 @@ class CAMTLContext(TaskContext):
         return self.embeddings.camtl_task_transform[adapter](self.embeddings.task_embedding(adapter, batch))
 
 
-class CAMTLLayer(nn.Module, BaseTunerLayer):
+class CAMTLLayer(ModuleWrapper):
     """A wrapper around one module of the encoder."""
 
     def __init__(self, base_layer: nn.Module, context: CAMTLContext) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.context = context
-        for name in self.adapter_layer_names:
-            setattr(self, name, nn.ModuleDict())
-
-    def add(self, adapter: str, parts: Mapping[str, nn.Module]) -> None:
-        """Give `adapter` its conditional parts at this place, by the names in `adapter_layer_names`."""
-        for name, part in parts.items():
-            getattr(self, name)[adapter] = part
-        self._move_adapter_to_device_of_base_layer(adapter)
-
-    @property
-    def adapter(self) -> str:
-        """The adapter in use; an empty name, which no adapter has, when there is none."""
-        return self.active_adapters[0] if self.active_adapters and not self.disable_adapters else ""
-
-    def part(self, name: str) -> Any:
-        """Return the part `name` of the adapter in use, or None if it has no such part here."""
-        parts: nn.ModuleDict = getattr(self, name)
-        return parts[self.adapter] if self.adapter in parts else None  # noqa: SIM401, a ModuleDict has no `get`
 
     def condition(self, batch: int) -> Tensor:
         return self.context.condition(self.adapter, batch)
-
-    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, torch.dtype]:
-        parameter = next(base_layer.parameters())
-        return parameter.device, parameter.dtype
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "base_layer":
-                raise
-            return getattr(self.base_layer, name)
 
 
 class TaskConditionedEmbeddings(CAMTLLayer):

@@ -1,33 +1,29 @@
 """The PEFT tuner of CA-MTL: wraps an encoder's modules and brings the task ids to them."""
 
 import inspect
-import re
 import warnings
-from typing import Any, ClassVar
+from contextlib import AbstractContextManager
+from typing import Any
 
-import torch
-from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
 
 from taskloom.adapters.ca_mtl.config import CAMTLConfig
-from taskloom.adapters.ca_mtl.encoders import EncoderModules, find_encoder, plain_name
+from taskloom.adapters.ca_mtl.encoders import EncoderModules, find_encoder
 from taskloom.adapters.ca_mtl.freezing import ADAPTER_PREFIX, trained_base_parameters
 from taskloom.adapters.ca_mtl.layer import CAMTLContext, CAMTLLayer, TaskConditionedEmbeddings, TaskConditionedNorm
 from taskloom.adapters.ca_mtl.parts import Place, plan_places
+from taskloom.adapters.conditioned import ConditionedTuner
 from taskloom.errors import UserError
 
 __all__ = ["CAMTLModel"]
 
 
-class CAMTLModel(BaseTuner):
+class CAMTLModel(ConditionedTuner):
     """A base model whose encoder is conditioned on the task; made by `peft.get_peft_model`."""
 
+    title = "CA-MTL"
     prefix = ADAPTER_PREFIX
-    #: The base model takes the further argument `task`.
-    conditions_on_task = True
     tuner_layer_cls = CAMTLLayer
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     context: CAMTLContext
     peft_config: dict[str, CAMTLConfig]
@@ -36,17 +32,6 @@ class CAMTLModel(BaseTuner):
 
     def _pre_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
         self.context = CAMTLContext()
-
-    def _prepare_adapter_config(self, peft_config: Any, model_config: dict) -> Any:
-        return peft_config
-
-    def _check_new_adapter_config(self, config: Any) -> None:
-        super()._check_new_adapter_config(config)
-        if len(self.peft_config) > 1 and any(other.freeze_layers != "all" for other in self.peft_config.values()):
-            raise ValueError(
-                "An adapter that trains the base model (`freeze_layers` other than 'all') cannot share it with others: "
-                "each would change the base under the other. Give each such adapter a base model of its own."
-            )
 
     def _prepare_model(self, peft_config: CAMTLConfig, model: nn.Module) -> None:
         """Find and check everything before any module is touched."""
@@ -90,82 +75,23 @@ class CAMTLModel(BaseTuner):
             inner_parent = self.model.get_submodule(parent_name)
             self._wrap(inner, adapter, getattr(inner_parent, child), child, inner_parent)
 
-    def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
-        self._task_hook = model.register_forward_pre_hook(self._take_task, with_kwargs=True)
-        if hasattr(model, "generate"):
-            model.generate = _GenerateForTasks(model, self)  # type: ignore[assignment]
+    # --- A forward pass ------------------------------------------------------------------------------------------
 
-    # --- The task ids --------------------------------------------------------------------------------------------
-
-    def _take_task(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Take `task` out of the base model's arguments: all ways of calling a PeftModel lead through here."""
+    def begin(self, model: nn.Module, task: Tensor | None, kwargs: dict[str, Any]) -> None:
         _check_attention_implementation(model)
-        self.context.start(self._checked(kwargs.pop("task", None)))
-        return args, kwargs
+        self.context.start(task)
 
-    def _checked(self, task: Tensor | None) -> Tensor | None:
-        """Return `task` as LongTensor[batch]. Raises ValueError for another shape or type, or an unknown task."""
-        num_tasks = max((self.peft_config[name].num_tasks for name in self.active_adapters), default=1)
-        if task is None:
-            return torch.zeros(1, dtype=torch.long) if num_tasks == 1 else None
-        if not isinstance(task, Tensor) or task.dim() != 1 or task.dtype.is_floating_point or task.dtype == torch.bool:
-            found = f"{task.dtype} of shape {list(task.shape)}" if isinstance(task, Tensor) else type(task).__name__
-            raise ValueError(f"`task` must be a LongTensor[batch] with each example's task number, found {found}.")
-        # On an accelerator this would wait for the device; there, an unknown task fails in the embedding's kernel.
-        traced = torch.compiler.is_compiling() or is_functorch_wrapped_tensor(task)
-        if task.device.type == "cpu" and len(task) and not traced:
-            lowest, highest = int(task.min()), int(task.max())
-            if lowest < 0 or highest >= num_tasks:
-                raise ValueError(
-                    f"`task` has numbers from {lowest} to {highest}, but the adapter has {num_tasks} tasks, "
-                    "numbered from 0."
-                )
-        return task.long()
+    def generation(self, task: Tensor | None, args: tuple, kwargs: dict[str, Any]) -> AbstractContextManager[None]:
+        return self.context.generation(task)
 
-    # --- Training and saving -------------------------------------------------------------------------------------
+    def num_tasks(self) -> int | None:
+        return max((self.peft_config[name].num_tasks for name in self.active_adapters), default=1)
 
-    def _mark_only_adapters_as_trainable(self, model: nn.Module) -> None:
-        super()._mark_only_adapters_as_trainable(model)
-        for name in self.active_adapters:
-            config = self.peft_config[name]
-            if not config.inference_mode:
-                for parameter in _trained_base(model, config).values():
-                    parameter.requires_grad = True
+    # --- Training and switching ----------------------------------------------------------------------------------
 
     @classmethod
-    def _get_adapter_state_dict(
-        cls,
-        model: nn.Module,
-        config: Any,
-        adapter_name: str,
-        state_dict: dict[str, Tensor],
-        unwanted_adapter_names: list[str],
-    ) -> dict[str, Tensor]:
-        """Add the trained part of the base model to what PEFT saves."""
-        saved = super()._get_adapter_state_dict(model, config, adapter_name, state_dict, unwanted_adapter_names)
-        return saved | {name: state_dict[name] for name in _trained_base(model, config)}
-
-    @classmethod
-    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        """Name what is saved by the base model's own module names, whichever of them are wrapped at the moment."""
-        key = plain_name(super()._remove_adapter_name_from_key(key, adapter_name))
-        # PEFT expects the adapter's name last but one; our parts have parts of their own.
-        return re.sub(rf"(\.{cls.prefix}\w+)\.{re.escape(adapter_name)}\.", r"\1.", key)
-
-    @classmethod
-    def _remap_adapter_state_dict_for_load(
-        cls, model: nn.Module, config: Any, adapter_name: str, state_dict: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        name_in_model = {plain_name(name): name for name in _trained_base(model, config)}
-        return {name_in_model.get(name, name): tensor for name, tensor in remapped.items()}
-
-    # --- Switching and removing ----------------------------------------------------------------------------------
-
-    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
-        if not isinstance(adapter_name, str) and len(adapter_name) > 1:
-            raise ValueError(f"CA-MTL uses one adapter at a time, found {len(adapter_name)} in `adapter_name`.")
-        super().set_adapter(adapter_name, inference_mode=inference_mode)
+    def trained_base(cls, model: nn.Module, config: Any) -> dict[str, nn.Parameter]:
+        return trained_base_parameters(model, config.freeze_layers, config.encoder_modules)
 
     def disable_adapter_layers(self) -> None:
         for name in self.active_adapters:
@@ -177,40 +103,6 @@ class CAMTLModel(BaseTuner):
                     stacklevel=3,
                 )
         super().disable_adapter_layers()
-
-    def _check_merge_allowed(self) -> None:
-        raise ValueError(
-            "A CA-MTL adapter cannot be merged into the base model: what it does depends on each example's task. Use "
-            "`unload()` to get the base model back, or save the adapter with `save_pretrained`."
-        )
-
-    def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> Any:
-        if merge:
-            self._check_merge_allowed()
-        self._task_hook.remove()
-        vars(self.model).pop("generate", None)
-        # PEFT unwraps the outermost wrappers only; take off those within wrapped layers first.
-        wrappers = [(name, part) for name, part in self.model.named_modules() if isinstance(part, CAMTLLayer)]
-        for name, wrapper in reversed(wrappers):
-            parent_name, _, child = name.rpartition(".")
-            setattr(self.model.get_submodule(parent_name), child, wrapper.base_layer)
-        return super()._unload_and_optionally_merge(merge, *args, **kwargs)
-
-
-class _GenerateForTasks:
-    """A model's `generate` with the further argument `task`; an object, so that copies of the model get their own."""
-
-    def __init__(self, model: nn.Module, tuner: CAMTLModel) -> None:
-        self.model = model
-        self.tuner = tuner
-
-    def __call__(self, *args: Any, task: Tensor | None = None, **kwargs: Any) -> Any:
-        with self.tuner.context.generation(self.tuner._checked(task)):
-            return type(self.model).generate(self.model, *args, **kwargs)  # type: ignore[attr-defined]
-
-
-def _trained_base(model: nn.Module, config: CAMTLConfig) -> dict[str, nn.Parameter]:
-    return trained_base_parameters(model, config.freeze_layers, config.encoder_modules)
 
 
 def _check_attention_implementation(model: nn.Module) -> None:

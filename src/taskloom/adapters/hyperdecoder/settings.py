@@ -103,7 +103,5 @@ class HyperdecoderSettings:
     def require_tasks(self, side: Literal["encoder", "decoder"]) -> int:
         """Return the number of tasks; raises UserError where `side` needs it and it is not given."""
         if self.num_tasks is None:
-            raise UserError(
-                f"`{side}` is '{getattr(self, side)}', which needs the number of tasks: give `num_tasks`."
-            )
+            raise UserError(f"`{side}` is '{getattr(self, side)}', which needs the number of tasks: give `num_tasks`.")
         return self.num_tasks

@@ -1,0 +1,142 @@
+"""Which modules of a language model the adapters stand beside, by family."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from taskloom.adapters.wrapping import plain_name
+from taskloom.errors import UserError
+
+__all__ = ["Place", "Side", "Stack", "find_stacks"]
+
+Side = Literal["encoder", "decoder"]
+
+
+@dataclass(frozen=True)
+class _Tap:
+    """A tensor in a layer: the input or the output of one of its modules."""
+
+    module: str
+    of: Literal["input", "output"] = "input"
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What a family calls its modules: the list of layers within a stack, the others within a layer."""
+
+    layers: str
+    #: The first module that sees a layer's input: what gradient checkpointing keeps.
+    entry: str
+    #: The states before and after the norm in front of the feed-forward block.
+    hidden: _Tap
+    normed: _Tap
+    #: Where the adapter's output is added.
+    sum: _Tap
+
+
+# T5's feed-forward module holds its norm and its residual connection.
+_T5 = _Names("block", "layer.0", _Tap("layer.-1"), _Tap("layer.-1.layer_norm", "output"), _Tap("layer.-1", "output"))
+# BART's norm comes behind the block: the states that enter the block are normed already.
+_BART = _Names("layers", "self_attn", _Tap("fc1"), _Tap("fc1"), _Tap("final_layer_norm"))
+_LLAMA = _Names("layers", "input_layernorm", _Tap("post_attention_layernorm"), _Tap("mlp"), _Tap("mlp", "output"))
+_GPT2 = _Names("h", "ln_1", _Tap("ln_2"), _Tap("mlp"), _Tap("mlp", "output"))
+
+_FAMILIES: dict[str, _Names] = {
+    "t5": _T5,
+    "mt5": _T5,
+    "umt5": _T5,
+    "bart": _BART,
+    "gpt2": _GPT2,
+    "gpt_neox": _LLAMA,
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "smollm3": _LLAMA,
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one layer's adapter goes; names are full names in the model as it was before any wrapping.
+
+    Attributes:
+        side: the stack that the layer belongs to.
+        layer: the layer's number in its stack.
+        wrapped: the module that is wrapped.
+        at: whether the adapter's output is added to that module's input or output.
+        tap: the module at which the adapter's input is read.
+        tap_at: whether it is that module's input or output.
+        entry: the module that sees the layer's own input.
+    """
+
+    side: Side
+    layer: int
+    wrapped: str
+    at: Literal["input", "output"]
+    tap: str
+    tap_at: Literal["input", "output"]
+    entry: str
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The encoder or the decoder of a model: its name in the model and the places of its layers, in order."""
+
+    name: str
+    places: tuple[Place, ...]
+
+
+def find_stacks(model: nn.Module, norm_input: bool) -> dict[Side, Stack]:
+    """Return the stacks of a model: encoder and decoder, or, of a decoder-only model, the decoder alone.
+
+    Args:
+        model: a transformers model, which may be wrapped by adapters already.
+        norm_input: whether adapters read the states behind the feed-forward block's norm.
+
+    Raises UserError if the model's type is unknown or a module is missing.
+    """
+    config = getattr(model, "config", None)
+    names = _FAMILIES.get(getattr(config, "model_type", ""))
+    if names is None:
+        raise UserError(
+            f"Hyperdecoders do not know the modules of {type(model).__name__} (model type "
+            f"'{getattr(config, 'model_type', None)}'). Known model types: {', '.join(sorted(_FAMILIES))}."
+        )
+    full_names = {plain_name(name): module for name, module in model.named_modules()}
+    inner = getattr(model, "base_model", model)
+    prefix = next((f"{name}." for name, module in full_names.items() if module is inner and name), "")
+    sides: tuple[Side, ...] = ("encoder", "decoder") if getattr(config, "is_encoder_decoder", False) else ("decoder",)
+    stacks: dict[Side, Stack] = {}
+    for side in sides:
+        stack = f"{prefix}{side}" if len(sides) == 2 else prefix.removesuffix(".")
+        stacks[side] = _stack(full_names, stack, side, names, norm_input, type(model).__name__)
+    return stacks
+
+
+def _stack(modules: dict[str, nn.Module], name: str, side: Side, names: _Names, norm_input: bool, model: str) -> Stack:
+    path = f"{name}.{names.layers}".removeprefix(".")
+    layers = modules.get(path)
+    if not isinstance(layers, nn.ModuleList):
+        raise UserError(f"Hyperdecoders look for the {side}'s layers at '{path}', which {model} does not have.")
+    tap = names.normed if norm_input else names.hidden
+    places = []
+    for number in range(len(layers)):
+        layer = f"{path}.{number}"
+        found = [_find(modules, layer, module, model) for module in (names.sum.module, tap.module, names.entry)]
+        places.append(Place(side, number, found[0], names.sum.of, found[1], tap.of, found[2]))
+    return Stack(name, tuple(places))
+
+
+def _find(modules: dict[str, nn.Module], layer: str, module: str, model: str) -> str:
+    """Return the full name of a layer's module; a -1 in its name stands for the last of a list."""
+    name = layer
+    for part in module.split("."):
+        if part == "-1":
+            children = [child for child in modules if child.startswith(f"{name}.")]
+            part = str(max((int(child[len(name) + 1 :].partition(".")[0]) for child in children), default=0))
+        name = f"{name}.{part}"
+    if name not in modules:
+        raise UserError(f"Hyperdecoders look for the module '{name}', which {model} does not have.")
+    return name

@@ -1,0 +1,175 @@
+"""The equations of Hyperdecoders (arXiv 2203.08304, section 3): the bottleneck adapter and its weights' generator.
+
+An adapter stands beside the feed-forward block of a layer (He et al. 2022's parallel adapter):
+
+    h' = h + FF(norm(h)) + ReLU(x D + b_D) U + b_U,    x = h or norm(h)
+
+with D of `[hidden, adapter]` and U of `[adapter, hidden]`. Where these are generated, one generator serves all layers
+of a stack: from an input s and the embedding l_i of layer i,
+
+    z = ReLU(W [s; l_i] + b),    D = W_D z + c_D,    U = W_U z + c_U,    b_D = V_D z + d_D,    b_U = V_U z + d_U
+
+s is the embedding of a task, or the mean of the states of an example, put through Linear-ReLU-Linear.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["AdapterWeights", "Generator", "SharedAdapter", "TaskAdapters", "bottleneck", "mean_pool"]
+
+#: Gain of the Xavier initialisation of learnt adapters, which start as almost nothing (the published value).
+_GAIN = 1e-4
+#: Scale of the hyper-fan-in initialisation, for the same reason (the published value).
+_SCALE = 1e-3
+
+
+class AdapterWeights(NamedTuple):
+    """The weights of one layer's adapters, one set for each example or group of examples."""
+
+    down: Tensor  #: D, FloatTensor[sets, hidden, adapter]
+    up: Tensor  #: U, FloatTensor[sets, adapter, hidden]
+    down_bias: Tensor  #: b_D, FloatTensor[sets, adapter]
+    up_bias: Tensor  #: b_U, FloatTensor[sets, hidden]
+
+    def of(self, index: Tensor) -> "AdapterWeights":
+        """Return the sets that `index`, LongTensor[any], picks."""
+        return AdapterWeights(*(part.index_select(0, index) for part in self))
+
+    def to(self, dtype: torch.dtype) -> "AdapterWeights":
+        return AdapterWeights(*(part.to(dtype) for part in self))
+
+
+def bottleneck(x: Tensor, weights: AdapterWeights) -> Tensor:
+    """Return ReLU(x D + b_D) U + b_U.
+
+    Args:
+        x: FloatTensor[rows, tokens, hidden]. Rows may be a multiple of the sets of weights: the rows of one set, such
+            as an example's beams, then stand next to each other.
+        weights: the weights, in any type; the product is made in that of `x`.
+    """
+    sets = len(weights.down)
+    down, up, down_bias, up_bias = weights.to(x.dtype)
+    grouped = x.reshape(sets, -1, x.shape[-1])
+    hidden = torch.baddbmm(down_bias.unsqueeze(1), grouped, down).relu()
+    return torch.baddbmm(up_bias.unsqueeze(1), hidden, up).view(x.shape)
+
+
+def mean_pool(states: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean over the real tokens, FloatTensor[rows, hidden]; zero for a row without any.
+
+    Args:
+        states: FloatTensor[rows, tokens, hidden].
+        mask: [rows, tokens], 0 or False on padding; None counts every token.
+    """
+    if mask is None:
+        return states.mean(dim=1)
+    weights = mask.to(states.dtype)
+    total = (weights.unsqueeze(1) @ states).squeeze(1)
+    return total / weights.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+class SharedAdapter(nn.Module):
+    """A bottleneck adapter with weights of its own, the same for all examples."""
+
+    def __init__(self, hidden: int, adapter: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(hidden, adapter)
+        self.up = nn.Linear(adapter, hidden)
+        for linear in (self.down, self.up):
+            nn.init.xavier_uniform_(linear.weight, gain=_GAIN)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the adapter's output for `x`, FloatTensor[..., hidden]."""
+        return self.up(self.down(x.to(self.down.weight.dtype)).relu()).to(x.dtype)
+
+
+class TaskAdapters(nn.Module):
+    """Bottleneck adapters with weights of their own, one for each task."""
+
+    def __init__(self, num_tasks: int, hidden: int, adapter: int) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.empty(num_tasks, hidden, adapter))
+        self.up = nn.Parameter(torch.empty(num_tasks, adapter, hidden))
+        self.down_bias = nn.Parameter(torch.zeros(num_tasks, adapter))
+        self.up_bias = nn.Parameter(torch.zeros(num_tasks, hidden))
+        for weight in (self.down, self.up):
+            for of_one_task in weight.data:
+                nn.init.xavier_uniform_(of_one_task, gain=_GAIN)
+
+    def forward(self, task: Tensor) -> AdapterWeights:
+        """Return the weights of each of `task`, LongTensor[sets]."""
+        return AdapterWeights(self.down, self.up, self.down_bias, self.up_bias).of(task)
+
+
+class Generator(nn.Module):
+    """Generates the adapter weights of all layers of a stack, a layer at a time.
+
+    Args:
+        num_layers: layers of the stack.
+        hidden: width of the model and of the generator's input.
+        adapter: width of the adapters.
+        bottleneck: width of the generator's hidden layer.
+        layer_embedding: width of the layer embeddings.
+        num_tasks: None generates from states; a number also learns as many task embeddings to generate from.
+        process: put pooled states through Linear-ReLU-Linear first.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        hidden: int,
+        adapter: int,
+        bottleneck: int,
+        layer_embedding: int,
+        num_tasks: int | None = None,
+        process: bool = False,
+    ) -> None:
+        super().__init__()
+        self.shape = (hidden, adapter)
+        self.task_embedding = None if num_tasks is None else nn.Embedding(num_tasks, hidden)
+        self.mlp = (
+            nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, hidden))
+            if process and num_tasks is None
+            else None
+        )
+        self.layer_embedding = nn.Embedding(num_layers, layer_embedding)
+        self.input = nn.Linear(hidden + layer_embedding, bottleneck)
+        self.down = nn.Linear(bottleneck, hidden * adapter)
+        self.up = nn.Linear(bottleneck, adapter * hidden)
+        self.down_bias = nn.Linear(bottleneck, adapter)
+        self.up_bias = nn.Linear(bottleneck, hidden)
+        # Hyper-fan-in: the generated weights, not the generator's, get the variance that their own fan-in asks for.
+        for linear, fan_in in ((self.down, hidden), (self.up, adapter), (self.down_bias, 1), (self.up_bias, 1)):
+            bound = _SCALE * math.sqrt(3 / (bottleneck * fan_in))
+            nn.init.uniform_(linear.weight, -bound, bound)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, source: Tensor, layer: int) -> AdapterWeights:
+        """Return the weights of one layer.
+
+        Args:
+            source: pooled states, FloatTensor[sets, hidden], or task ids, LongTensor[sets].
+            layer: the layer's number in the stack.
+        """
+        if self.task_embedding is None:
+            pooled = source.to(self.input.weight.dtype)
+            return self._generate(pooled if self.mlp is None else self.mlp(pooled), layer)
+        table = self.task_embedding.weight
+        if len(table) < len(source):  # several examples of a task: generate its weights once
+            return self._generate(table, layer).of(source)
+        return self._generate(self.task_embedding(source), layer)
+
+    def _generate(self, inputs: Tensor, layer: int) -> AdapterWeights:
+        embedded = self.layer_embedding(torch.full((len(inputs),), layer, device=inputs.device))
+        z = self.input(torch.cat([inputs, embedded.to(inputs.dtype)], dim=1)).relu()
+        hidden, adapter = self.shape
+        return AdapterWeights(
+            down=self.down(z).view(-1, hidden, adapter),
+            up=self.up(z).view(-1, adapter, hidden),
+            down_bias=self.down_bias(z),
+            up_bias=self.up_bias(z),
+        )
