@@ -1,5 +1,8 @@
 """The generative model against sums by hand: log-probabilities, padding, the loss, saving."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -196,3 +199,73 @@ def test_no_gradient_where_there_is_no_answer():
     outputs = network(**collate("gpt2", rows))
     outputs["loss"].backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters() if parameter.grad is not None)
+
+
+class Fixed(torch.nn.Module):
+    """A decoder-only model of three words that gives every next word the same probabilities, and notes its inputs."""
+
+    def __init__(self, probabilities, is_encoder_decoder=False):
+        super().__init__()
+        self.config = SimpleNamespace(is_encoder_decoder=is_encoder_decoder)
+        self.logits = torch.nn.Parameter(torch.tensor(probabilities).log() + 5)
+        self.base_model = SimpleNamespace(conditions_on_task=True, conditions_on_prompt=True)
+
+    def forward(self, input_ids, attention_mask, use_cache, task=None, prompt_length=None):
+        self.received = {"task": task, "prompt_length": prompt_length}
+        return SimpleNamespace(logits=self.logits.expand(*input_ids.shape, -1))
+
+
+def test_label_smoothing_in_closed_form_on_three_words():
+    network = GenerativeModel(Fixed([1 / 2, 1 / 4, 1 / 4]), TASKS, label_smoothing=0.3)
+    batch = {
+        "input_ids": torch.tensor([[2, 2, 0, 1], [2, 2, 0, 0]]),
+        "attention_mask": torch.ones(2, 4, dtype=torch.long),
+        "labels": torch.tensor([[0, 1], [0, -100]]),
+        "task": torch.tensor([0, 1]),
+    }
+    # In units of log 2 the words cost 1, 2 and 2; the right one keeps 0.7 + 0.1 of the target, each other one gets 0.1.
+    first, second = 0.8 * 1 + 0.1 * 2 + 0.1 * 2, 0.1 * 1 + 0.8 * 2 + 0.1 * 2
+    expected = torch.tensor([(first + second) / 2, first]) * math.log(2)
+    outputs = network.train()(**batch)
+    torch.testing.assert_close(outputs["example_loss"], expected)
+    torch.testing.assert_close(outputs["loss"], expected.mean())
+    torch.testing.assert_close(outputs["log_probability"], torch.tensor([-3.0, -1.0]) * math.log(2))
+    exact = network.eval()(**batch)
+    torch.testing.assert_close(exact["example_loss"], torch.tensor([1.5, 1.0]) * math.log(2))
+    torch.testing.assert_close(exact["log_probability"], outputs["log_probability"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_label_smoothing_is_torch_s_and_keeps_no_more_of_the_vocabulary(family):
+    batch, base = collate(family, items(family)), tiny_language_model(family)
+
+    def run(smoothing):
+        kept = set()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.add((t.data_ptr(), t.shape)) or t, lambda t: t):
+            outputs = GenerativeModel(base, TASKS, smoothing).train()(**batch)
+        wide = [shape for _, shape in kept if shape[-1:] == outputs["logits"].shape[-1:] and len(shape) > 2]
+        return outputs, wide
+
+    (smoothed, kept), (plain, kept_without) = run(0.1), run(0.0)
+    assert kept == kept_without
+    assert kept, "the log-probabilities of all words are kept for the backward pass, once"
+    for row in range(len(PAIRS)):
+        theirs = torch.nn.functional.cross_entropy(
+            smoothed["logits"][row], batch["labels"][row], ignore_index=-100, label_smoothing=0.1
+        )
+        torch.testing.assert_close(smoothed["example_loss"][row], theirs)
+    assert torch.equal(plain["log_probability"], smoothed["log_probability"])
+    with pytest.raises(ValueError, match="`label_smoothing` must be a share in"):
+        GenerativeModel(base, TASKS, 1.0)
+
+
+def test_what_a_conditional_method_is_told():
+    network = GenerativeModel(backbone := Fixed([0.5, 0.25, 0.25]), TASKS)
+    mask, task = torch.ones(2, 4, dtype=torch.long), torch.tensor([1, 0])
+    network(torch.zeros_like(mask), mask, torch.tensor([[0, 1], [0, -100]]), task)
+    assert (backbone.received["task"].tolist(), backbone.received["prompt_length"]) == ([1, 0], 2)
+    network(torch.zeros_like(mask), mask, task=task)
+    assert backbone.received["prompt_length"] == 4, "without an answer all is prompt"
+    network(torch.zeros_like(mask), mask, torch.tensor([[-100, 0, 1, -100], [-100, -100, -100, 2]]))
+    assert (backbone.received["task"], backbone.received["prompt_length"].tolist()) == (None, [1, 3])
+    assert not GenerativeModel(Fixed([0.5, 0.5], is_encoder_decoder=True), TASKS).conditions_on_prompt

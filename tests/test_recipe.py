@@ -204,6 +204,12 @@ def test_a_run_folder_stands_for_its_recipe_even_after_a_move(write, tmp_path):
         ("training.batch_size=0", "training.batch_size: found 0 (an integer), expected a value greater than 0"),
         ("training.batch_size=2.5", "training.batch_size: found 2.5 (a number), expected integer"),
         ("training.warmup=2", "training.warmup: found 2 (an integer), expected a value less than 1"),
+        ("training.warmup_steps=0.5", "training.warmup_steps: found 0.5 (a number), expected integer | null"),
+        ("training.label_smoothing=1", "training.label_smoothing: found 1 (an integer), expected a value less than 1"),
+        (
+            "training.optimizer=adafactr",
+            "training.optimizer: found 'adafactr' (text), expected adamw | adafactor. Did you mean 'adafactor'?",
+        ),
         ("training.compile=1", "training.compile: found 1 (an integer), expected true | false"),
         ("training=3", "training: found 3 (an integer), expected mapping"),
         ("seed.x=3", "seed: found {'x': 3} (a mapping), expected integer"),
@@ -304,6 +310,10 @@ def test_several_mistakes_are_told_at_once(write):
         (
             ["adapter.method=ca_mtl", "adapter.preset=ca-mtl-base", "data.max_length=256"],
             "data.max_length is 256 tokens, but conditional attention covers adapter.max_length=128",
+        ),
+        (
+            ["training.warmup_steps=500", "training.warmup=0.05"],
+            "training.warmup_steps is 500 steps, and training.warmup is 0.05 of all steps: give one",
         ),
         (["training.epochs=0"], "training.epochs is 0 and training.max_steps is -1: there is nothing to train"),
         (["training.max_steps=0"], "training.max_steps is 0"),

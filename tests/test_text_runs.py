@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import Adafactor
 
 import taskloom
 from taskloom import training
@@ -131,6 +132,30 @@ def test_a_resumed_run_ends_with_the_same_bits(place, tmp_path, monkeypatch):
     assert whole.read_scores() == parts.read_scores()
 
 
+def test_warm_up_in_steps_smoothing_and_adafactor(place, tmp_path, monkeypatch):
+    made = {}
+
+    def create_optimizer(self, model=None):
+        made["optimizer"] = super(training.MultiTaskTrainer, self).create_optimizer(model)
+        made["smoothing"] = self.network.label_smoothing
+        return made["optimizer"]
+
+    monkeypatch.setattr(training.MultiTaskTrainer, "create_optimizer", create_optimizer)
+    settings = {
+        "max_steps": 6, "warmup_steps": 4, "warmup": 0.1, "optimizer": "adafactor", "label_smoothing": 0.1,
+        "log_every": 1, "evaluate_every": 6,
+    }  # fmt: skip
+    run = fit(a_recipe(place, tmp_path / "run", "t5", training=settings), quiet=True)
+    entries = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    rates = [entry["learning_rate"] for entry in entries if "learning_rate" in entry]
+    # The rate that is logged at a step is the one that the step was made with: 0 at first, the full one from the fifth.
+    assert rates == pytest.approx([0, 0.25e-2, 0.5e-2, 0.75e-2, 1e-2, 1e-2])
+    assert isinstance(made["optimizer"], Adafactor)
+    flags = {name: made["optimizer"].defaults[name] for name in ("scale_parameter", "relative_step", "warmup_init")}
+    assert flags == {"scale_parameter": False, "relative_step": False, "warmup_init": False}
+    assert made["smoothing"] == 0.1
+
+
 def test_encoders_solve_the_same_templates_as_classes(place, tmp_path):
     tiny_encoder(tmp_path / "bert")
     (tmp_path / "two.yaml").write_text(
@@ -161,6 +186,11 @@ def test_encoders_solve_the_same_templates_as_classes(place, tmp_path):
             "sampling.strategy: uncertainty reads the entropy of heads",
         ),
         ("gpt2", {"model": {"kind": "encoder"}}, "'gen' is of kind 'text2text', which is generated"),
+        (
+            "gpt2",
+            {"model": {"kind": "encoder"}, "training": {"label_smoothing": 0.1}},
+            "training.label_smoothing: is 0.1, which smooths the answers of text2text and lm tasks",
+        ),
         ("t5", {"adapter": {"method": "ca_mtl"}}, "adapter: "),
     ],
 )

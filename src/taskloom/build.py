@@ -142,7 +142,7 @@ def _generative_model(
     adapted = adapt(model, recipe.adapter, len(tasks), recipe.data.max_length, task_type)
     if settings.gradient_checkpointing:
         adapted.gradient_checkpointing_enable({"use_reentrant": False})
-    return GenerativeModel(adapted, tasks)
+    return GenerativeModel(adapted, tasks, recipe.training.label_smoothing)
 
 
 def _encoder_model(recipe: Recipe, tasks: Sequence[Task]) -> MultiTaskModel:
@@ -156,6 +156,11 @@ def _encoder_model(recipe: Recipe, tasks: Sequence[Task]) -> MultiTaskModel:
         dtype=settings.dtype,
         trust_remote_code=settings.trust_remote_code,
     )
+    if recipe.training.label_smoothing:
+        raise RecipeError(
+            f"training.label_smoothing: is {recipe.training.label_smoothing:g}, which smooths the answers of text2text "
+            f"and lm tasks; '{settings.path}' is an encoder with heads. Leave it out."
+        )
     for task in tasks:
         if not task.needs_head:
             raise RecipeError(

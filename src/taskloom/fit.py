@@ -196,9 +196,11 @@ def _training_arguments(recipe: Recipe, run: RunFolder) -> TrainingArguments:
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.eval_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
+        # The fused form of AdamW is the Trainer's own choice for recent versions of torch.
+        optim="adafactor" if settings.optimizer == "adafactor" else TrainingArguments.default_optim,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
-        warmup_steps=settings.warmup,
+        warmup_steps=settings.warmup if settings.warmup_steps is None else settings.warmup_steps,
         # The Trainer's own "constant" would leave the warm-up out.
         lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
         max_grad_norm=settings.max_grad_norm,

@@ -77,6 +77,7 @@ class TextInference(Inference):
                 batch["input_ids"],
                 batch["attention_mask"],
                 task.max_target_length or self.max_target_length,
+                task=batch["task"],
                 pad_token_id=self.text_collator.padding,
                 eos_token_id=self.tokenizer.eos_token_id,
             )

@@ -31,16 +31,25 @@ class GenerativeModel(nn.Module):
     Args:
         backbone: a `transformers` model with a language-modelling head, or a `PeftModel` of one.
         tasks: the suite's tasks in order; the position of a task is its id.
+        label_smoothing: share, in [0, 1), of each answer token's target that goes to all words of the vocabulary
+            alike. It enters the losses in training mode only; `log_probability`, and in evaluation mode the losses,
+            are those of the answers as they are.
 
     Raises:
-        ValueError: a task needs a head on an encoder, or an lm task meets an encoder-decoder model.
+        ValueError: a task needs a head on an encoder, an lm task meets an encoder-decoder model, or `label_smoothing`
+            is no such share.
     """
 
     backbone_folder: ClassVar[str] = "language_model"
 
-    def __init__(self, backbone: PreTrainedModel | PeftModel, tasks: Sequence[Task]) -> None:
+    def __init__(
+        self, backbone: PreTrainedModel | PeftModel, tasks: Sequence[Task], label_smoothing: float = 0.0
+    ) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must be a share in [0, 1), found {label_smoothing}")
         self.tasks = tuple(tasks)
+        self.label_smoothing = label_smoothing
         self.backbone = backbone
         base: Any = backbone.get_base_model() if isinstance(backbone, PeftModel) else backbone
         self.layout: Literal["encoder_decoder", "decoder"] = (
@@ -52,8 +61,11 @@ class GenerativeModel(nn.Module):
             if task.kind == "lm" and self.layout == "encoder_decoder":
                 raise ValueError(f"`tasks`: '{task.name}' is of kind 'lm', which needs a decoder-only model")
         self._takes = set(inspect.signature(base.forward).parameters)
-        # Methods that condition on the task take its id; PEFT's others would pass the argument on to the model.
-        self.conditions_on_task = getattr(getattr(backbone, "base_model", None), "conditions_on_task", False)
+        # Methods that condition on the task or on the prompt take its id or its extent; PEFT's others would pass these
+        # arguments on to the model.
+        tuner = getattr(backbone, "base_model", None)
+        self.conditions_on_task = getattr(tuner, "conditions_on_task", False)
+        self.conditions_on_prompt = self.layout == "decoder" and getattr(tuner, "conditions_on_prompt", False)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None, task: Tensor | None = None
@@ -77,6 +89,8 @@ class GenerativeModel(nn.Module):
         inputs: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": False}
         if self.conditions_on_task and task is not None:
             inputs["task"] = task
+        if self.conditions_on_prompt:
+            inputs["prompt_length"] = _prompt_columns(input_ids, labels)
         if self.layout == "encoder_decoder":
             logits = self._answer_logits(input_ids, labels, inputs)
         else:
@@ -111,13 +125,18 @@ class GenerativeModel(nn.Module):
 
     def _losses(self, logits: Tensor, labels: Tensor, task: Tensor | None) -> dict[str, Tensor]:
         labelled = labels != IGNORED
-        per_token = F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
-        nll = per_token.sum(dim=1)
-        example_loss = nll / labelled.sum(dim=1).clamp(min=1)
+        log_probabilities = F.log_softmax(logits.float(), dim=-1)
+        nll = F.nll_loss(
+            log_probabilities.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        ).view_as(labels)
+        log_probability = -nll.sum(dim=1)
+        if self.training and self.label_smoothing:
+            nll = _smoothed(nll, log_probabilities, labelled, self.label_smoothing)
+        example_loss = nll.sum(dim=1) / labelled.sum(dim=1).clamp(min=1)
         task = torch.zeros(len(labels), dtype=torch.long, device=labels.device) if task is None else task
         loss, sums, counts = mean_over_tasks(example_loss, task, len(self.tasks))
         return {
-            "log_probability": -nll,
+            "log_probability": log_probability,
             "example_loss": example_loss,
             "loss": loss,
             "loss_sums": sums,
@@ -125,19 +144,29 @@ class GenerativeModel(nn.Module):
         }
 
     @torch.no_grad()
-    def generate(self, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int, **options: Any) -> Tensor:
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        max_new_tokens: int,
+        task: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
         """Answer prompts, by default greedily.
 
         Args:
             input_ids: ``[batch, tokens]``, padded on the left for decoder-only models.
             attention_mask: ``[batch, tokens]``.
             max_new_tokens: longest answer.
+            task: ``[batch]``, task ids, for methods that condition on them.
             options: further arguments of `generate` in transformers.
 
         Returns:
             ``[batch, answer tokens]``, token ids without the prompt.
         """
         options = {"do_sample": False, "num_beams": 1, **options}
+        if self.conditions_on_task and task is not None:
+            options["task"] = task
         generated: Any = self.backbone.generate(  # pyright: ignore[reportCallIssue]
             input_ids=input_ids, attention_mask=attention_mask, max_new_tokens=max_new_tokens, **options
         )
@@ -168,3 +197,31 @@ class GenerativeModel(nn.Module):
     def trainable_parameters(self) -> tuple[int, int]:
         """Return the number of trained and of all parameters."""
         return count_parameters(self)
+
+
+def _smoothed(nll: Tensor, log_probabilities: Tensor, labelled: Tensor, share: float) -> Tensor:
+    """Return the label-smoothed losses of the answers' tokens, ``[batch, answer tokens]``.
+
+    With V words, a token of loss -log p(y) has the loss ``-(1 - share) log p(y) - share / V * sum_v log p(v)``: the
+    convention of fairseq, of the published Hyperdecoders code and of torch's `cross_entropy` alike. The published code
+    (with its setting ``loss_scaling`` false, as in all its configurations) adds these up over the batch, where ours are
+    means over an answer's tokens, so that a long answer does not outweigh a short one.
+
+    Args:
+        nll: ``[batch, answer tokens]``, 0 where there is no label.
+        log_probabilities: ``[batch, answer tokens, vocabulary]``, whose softmax has been taken once, for `nll` too.
+        labelled: ``[batch, answer tokens]``, whether there is a label.
+        share: what of the target goes to all words alike.
+    """
+    # A sum and a division, not a mean: its backward pass spreads one number over the vocabulary without a copy.
+    uniform = -log_probabilities.sum(dim=-1) / log_probabilities.shape[-1]
+    return (1 - share) * nll + share * uniform * labelled
+
+
+def _prompt_columns(input_ids: Tensor, labels: Tensor | None) -> int | Tensor:
+    """Return how many columns of a decoder-only model's input are prompt; ``[batch]`` if the labels cover them all."""
+    if labels is None:
+        return input_ids.shape[1]
+    if labels.shape[1] < input_ids.shape[1]:
+        return input_ids.shape[1] - labels.shape[1]
+    return (labels != IGNORED).int().argmax(dim=1)

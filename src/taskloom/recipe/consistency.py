@@ -39,6 +39,16 @@ def _length_of_training(recipe: "Recipe") -> Contradiction:
     return None
 
 
+def _warm_up(recipe: "Recipe") -> Contradiction:
+    training = recipe.training
+    if training.warmup_steps is not None and training.warmup != type(training).model_fields["warmup"].default:
+        return (
+            "training.warmup_steps",
+            f"is {training.warmup_steps} steps, and training.warmup is {training.warmup:g} of all steps: give one",
+        )
+    return None
+
+
 def _evaluations_and_checkpoints(recipe: "Recipe") -> Contradiction:
     every, checkpoint = recipe.training.evaluate_every, recipe.training.checkpoint_every
     if every is not None and checkpoint is not None and checkpoint % every != 0:
@@ -146,6 +156,7 @@ def _affinity(recipe: "Recipe") -> Contradiction:
 
 _CHECKS: tuple[Callable[["Recipe"], Contradiction], ...] = (
     _length_of_training,
+    _warm_up,
     _evaluations_and_checkpoints,
     _padding,
     _adapter,

@@ -165,18 +165,30 @@ class TrainingSection(_Section):
     batch_size: PositiveInt = Field(default=32, description="training batch a device (examples)")
     eval_batch_size: PositiveInt = Field(default=64, description="evaluation batch a device (examples)")
     gradient_accumulation: PositiveInt = Field(default=1, description="batches an optimizer step")
-    learning_rate: float = Field(default=2e-5, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(default=2e-5, gt=0, description="peak learning rate")
     head_learning_rate: float | None = Field(
         default=None, gt=0, description="learning rate of the heads; null: learning_rate"
     )
-    weight_decay: float = Field(default=0.01, ge=0, description="AdamW weight decay; none on biases and norms")
+    optimizer: Literal["adamw", "adafactor"] = Field(
+        default="adamw", description="adafactor: at the given rate, without relative steps and parameter scaling"
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="weight decay; none on biases and norms")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="linear warm-up (share of all steps)")
+    warmup_steps: int | None = Field(
+        default=None, ge=0, description="linear warm-up (optimizer steps) instead of warmup; null: warmup"
+    )
     schedule: Literal["linear", "cosine", "constant", "polynomial", "inverse_sqrt"] = Field(
         default="linear", description="learning rate after the warm-up"
     )
     max_grad_norm: float = Field(default=1.0, ge=0, description="clip the gradient to this norm; 0: no clipping")
     loss: Literal["tasks", "examples"] = Field(
         default="tasks", description="mean over the tasks present, or over examples"
+    )
+    label_smoothing: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="text2text and lm: share of an answer's target spread over all words; in the training loss alone",
     )
     aggregator: str | None = Field(
         default=None,
