@@ -1,4 +1,4 @@
-"""Reading data files: CSV, TSV, JSONL, JSON (records or SQuAD's nesting) and Parquet become one kind of `Table`.
+"""Reading data files: CSV, TSV, JSONL (records or MRQA's), JSON (records or SQuAD's) and Parquet become a `Table`.
 
 Every row keeps its line number, and a mistake in a file is one `DataError` that names file and line.
 """
@@ -10,17 +10,20 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 from taskloom.errors import DataError, did_you_mean
+from taskloom.tasks.mrqa import is_mrqa, mrqa_rows
+from taskloom.tasks.text_files import extension_of, numbered_lines, read_text, stream_lines
 
 __all__ = ["EXTENSIONS", "Row", "Table", "Unit", "place", "read_table", "require_file"]
 
 logger = logging.getLogger(__name__)
 
-#: File name extensions that can be read.
-EXTENSIONS = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
+#: File name extensions that can be read; those of text also with .gz behind them.
+EXTENSIONS = (".tsv", ".csv", ".jsonl", ".jsonl.gz", ".ndjson", ".json", ".parquet")
 
 Unit = Literal["line", "record", "row"]
 #: A row and its number in the file, counted from 1.
@@ -80,7 +83,7 @@ def read_table(
         DataError: The file is missing, of an unknown format, not UTF-8 or malformed.
     """
     require_file(path)
-    extension = path.suffix.lower()
+    extension = extension_of(path)
     if extension in (".csv", ".tsv"):
         separator = delimiter or ("," if extension == ".csv" else "\t")
         return _read_delimited(path, separator, quoting, names, malformed_rows)
@@ -88,7 +91,7 @@ def read_table(
         return _read_json_lines(path)
     if extension == ".json":
         return _read_json(path, records_key)
-    if extension == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return _read_parquet(path)
     raise DataError(f"{path}: unknown file format '{extension}'; use one of {', '.join(EXTENSIONS)}")
 
@@ -108,26 +111,6 @@ def require_file(path: Path) -> None:
         f"no {kind} '{missing.name}' in {missing.parent} (looking for {path})."
         f"{did_you_mean(missing.name, siblings[:30])}"
     )
-
-
-def _read_text(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as failure:
-        line = content.count(b"\n", 0, failure.start) + 1
-        raise DataError(
-            f"{path}:{line}: not UTF-8 (byte 0x{content[failure.start]:02x}); convert the file, for example with "
-            f"`iconv -f LATIN1 -t UTF-8`"
-        ) from None
-
-
-def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the numbered lines that are not blank. Only a line feed ends a line: texts may hold U+2028 or CR."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.removesuffix("\r")
-        if line.strip():
-            yield number, line
 
 
 def _quoted_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
@@ -156,11 +139,11 @@ def _read_delimited(
     names: Sequence[str] | None,
     malformed_rows: Literal["error", "skip"],
 ) -> Table:
-    text = _read_text(path)
+    text = read_text(path)
     if quoting:
         records = _quoted_records(path, text, delimiter)
     else:
-        records = ((number, line.split(delimiter)) for number, line in _lines(text))
+        records = ((number, line.split(delimiter)) for number, line in numbered_lines(text))
     columns = tuple(names) if names is not None else tuple(next(records, (1, []))[1])
     repeated = {name for name in columns if columns.count(name) > 1}
     if repeated:
@@ -184,8 +167,15 @@ def _read_delimited(
 
 
 def _read_json_lines(path: Path) -> Table:
-    rows: list[Row] = []
-    for number, line in _lines(_read_text(path)):
+    records = _json_lines(path)
+    first = list(islice(records, 1))
+    following = chain(first, records)
+    rows = list(mrqa_rows(following, str(path)) if first and is_mrqa(first[0][1]) else following)
+    return Table(str(path), "line", tuple(rows[0][1]) if rows else (), rows)
+
+
+def _json_lines(path: Path) -> Iterator[Row]:
+    for number, line in stream_lines(path):
         try:
             record = json.loads(line)
         except json.JSONDecodeError as failure:
@@ -195,8 +185,7 @@ def _read_json_lines(path: Path) -> Table:
             ) from None
         if not isinstance(record, dict):
             raise DataError(f"{path}:{number}: found {_json_type(record)}, expected one JSON object a line")
-        rows.append((number, record))
-    return Table(str(path), "line", tuple(rows[0][1]) if rows else (), rows)
+        yield number, record
 
 
 def _records_at(content: Any, key: str, path: Path) -> list[Any]:
@@ -208,7 +197,7 @@ def _records_at(content: Any, key: str, path: Path) -> list[Any]:
 
 def _read_json(path: Path, records_key: str | None) -> Table:
     try:
-        content = json.loads(_read_text(path))
+        content = json.loads(read_text(path))
     except json.JSONDecodeError as failure:
         raise DataError(
             f"{path}:{failure.lineno}: malformed JSON at column {failure.colno} ({failure.msg}); "
