@@ -16,6 +16,7 @@ from taskloom.tasks.columns import (
     has_path,
 )
 from taskloom.tasks.files import Table, Unit, place
+from taskloom.tasks.spans import Span, answer_spans
 from taskloom.tasks.targets import target_parser
 from taskloom.tasks.task import Task, spell
 from taskloom.tasks.templates import RowTemplate
@@ -41,6 +42,8 @@ class Examples:
         source: File or data set.
         unit: What `lines` counts.
         choices: Of a text2text task with choices, the answers that each example may have; otherwise None.
+        spans: Of a task with windows, where the answers of each example stand in its context; otherwise None.
+        ids: The names of the examples, of a task that says where they are; otherwise None.
     """
 
     texts: list[tuple[str, ...]]
@@ -49,13 +52,16 @@ class Examples:
     source: str
     unit: Unit = "line"
     choices: list[tuple[str, ...]] | None = None
+    spans: list[list[Span]] | None = None
+    ids: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def where(self, index: int) -> str:
         """Return the place of an example as messages name it: "dev.tsv:17"."""
-        return place(self.source, self.unit, self.lines[index])
+        where = place(self.source, self.unit, self.lines[index])
+        return where if self.ids is None else f"{where} ('{self.ids[index]}')"
 
     def subset(self, indices: Sequence[int]) -> "Examples":
         """Return only the examples at `indices`."""
@@ -65,6 +71,8 @@ class Examples:
             targets=None if self.targets is None else [self.targets[index] for index in indices],
             lines=[self.lines[index] for index in indices],
             choices=None if self.choices is None else [self.choices[index] for index in indices],
+            spans=None if self.spans is None else [self.spans[index] for index in indices],
+            ids=None if self.ids is None else [self.ids[index] for index in indices],
         )
 
 
@@ -82,6 +90,7 @@ def read_examples(task: Task, table: Table, split: str) -> Examples:
         DataError: The split is empty, a column is missing, or a text or target is not what the task declares.
     """
     rows = _Rows(task, table)
+    rows.keep_named()
     if task.template is not None:
         rows.keep_wanted()
     return _read(task, rows, split)
@@ -90,13 +99,17 @@ def read_examples(task: Task, table: Table, split: str) -> Examples:
 def _read(task: Task, rows: "_Rows", split: str, with_targets: bool = True) -> Examples:
     table = rows.table
     if not rows.records:
+        wanted = ", ".join(f"'{name}' of {' or '.join(values)}" for name, values in task.where.items())
+        empty = f"has no row with {wanted}" if wanted and table.rows else "is empty"
         raise DataError(
-            f"{table.source}: the split '{split}' of task '{task.name}' is empty; expected at least one example"
+            f"{table.source}: the split '{split}' of task '{task.name}' {empty}; expected at least one example"
         )
     texts = _read_texts(task, rows)
     targets = _read_targets(task, rows, texts, split) if with_targets else None
     choices = rows.map(choices_reader(task), rows.records) if task.ranks else None
-    return Examples(texts, targets, rows.numbers, table.source, table.unit, choices)
+    ids = _read_ids(task, rows, required=with_targets)
+    spans = _read_spans(task, rows, texts, ids) if task.windows and targets is not None else None
+    return Examples(texts, targets, rows.numbers, table.source, table.unit, choices, spans, ids)
 
 
 def derive_labels(task: Task, table: Table) -> tuple[str, ...]:
@@ -205,6 +218,17 @@ class _Rows:
         self.numbers = [number for number, _ in rows]
         self.records = [record for _, record in rows]
 
+    def keep_named(self) -> None:
+        """Drop the rows that do not hold what the task's `where` names."""
+        columns = {ColumnReader(name, self.task): values for name, values in self.task.where.items()}
+        if self.records:
+            self.require(columns, "where")
+
+        def belongs(record: dict[str, Any]) -> bool:
+            return all(spell(column(record)) in values for column, values in columns.items())
+
+        self._keep([index for index, kept in enumerate(self.map(belongs, self.records)) if kept])
+
     def keep_wanted(self) -> None:
         """Drop the rows for which the task's template gives no prompt or, where the target is known, no answer."""
         template = RowTemplate(self.task)
@@ -216,7 +240,9 @@ class _Rows:
             known = column is not None and not _is_hidden(column, record)
             return template.leaves_out(record, with_answer=self.task.kind == "text2text" and known)
 
-        kept = [index for index, out in enumerate(self.map(left_out, self.records)) if not out]
+        self._keep([index for index, out in enumerate(self.map(left_out, self.records)) if not out])
+
+    def _keep(self, kept: Sequence[int]) -> None:
         self.numbers = [self.numbers[index] for index in kept]
         self.records = [self.records[index] for index in kept]
 
@@ -260,6 +286,29 @@ def _read_targets(task: Task, rows: _Rows, texts: list[tuple[str, ...]], split: 
         return rows.map(RowTemplate(task).answer, rows.records)
     rows.require([column], "target")
     return rows.map(target_parser(task, column.paths[0]), rows.map(column, rows.records), texts)
+
+
+def _read_ids(task: Task, rows: _Rows, required: bool) -> list[str] | None:
+    if task.id is None:
+        return None
+    column = ColumnReader(task.id, task)
+    if required or has_path(rows.records[0], column.paths[0]):
+        rows.require([column], "id")
+        return rows.map(lambda record: as_text(column(record), column.paths[0]), rows.records)
+    return None
+
+
+def _read_spans(task: Task, rows: _Rows, texts: list[tuple[str, ...]], ids: list[str] | None) -> list[list[Span]]:
+    column = ColumnReader(str(task.spans or task.target), task)
+    rows.require([column], "spans" if task.spans else "target")
+
+    def spans(record: dict[str, Any], context: str, name: str) -> list[Span]:
+        try:
+            return answer_spans(column(record), context, column.paths[0])
+        except ValueError as failure:
+            raise ValueError(f"question '{name}': {failure}" if name else str(failure)) from None
+
+    return rows.map(spans, rows.records, [context for _, context in texts], ids or [""] * len(texts))
 
 
 def _is_hidden(column: ColumnReader, record: dict[str, Any]) -> bool:

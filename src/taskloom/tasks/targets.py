@@ -6,6 +6,7 @@ from typing import Any
 
 from taskloom.errors import did_you_mean
 from taskloom.tasks.columns import as_text, as_words
+from taskloom.tasks.spans import answer_texts
 from taskloom.tasks.task import Task, spell
 
 __all__ = ["accepted", "target_parser"]
@@ -30,6 +31,8 @@ def target_parser(task: Task, name: str) -> TargetParser:
         return lambda value, _: _number(value, name)
     if task.kind == "span":
         return lambda value, texts: _answers(value, texts[1], name)
+    if task.windows:
+        return lambda value, _: answer_texts(value, name)
     if task.kind == "text2text":
         answers = task.answers
         if answers is None:
