@@ -315,6 +315,36 @@ def test_several_mistakes_are_told_at_once(write):
             ["training.warmup_steps=500", "training.warmup=0.05"],
             "training.warmup_steps is 500 steps, and training.warmup is 0.05 of all steps: give one",
         ),
+        (
+            ["adapter.method=hyperdecoder", "adapter.adapter_dims=8"],
+            "adapter.adapter_dims is an unknown key for method hyperdecoder. Did you mean 'adapter.adapter_dim'?",
+        ),
+        (
+            ["adapter.method=hyperdecoder", "adapter.encoder=share"],
+            "adapter.encoder is 'share' (text), expected none | shared | per_task | task_generated | "
+            "instance_generated. Did you mean 'shared'?",
+        ),
+        (
+            ["adapter.method=hyperdecoder", "adapter.bottleneck=8.5"],
+            "adapter.bottleneck is 8.5 (a number), expected integer",
+        ),
+        (["adapter.method=hyperdecoder", "adapter.adapter_dim=0"], "adapter is refused: `adapter_dim` must be a whole"),
+        (
+            ["adapter.method=hyperdecoder", "adapter.num_tasks=3"],
+            "adapter.num_tasks is counted from the recipe's tasks: leave it out",
+        ),
+        (
+            ["adapter.method=hyperdecoder", "adapter.freeze_layers=0-5"],
+            "adapter.freeze_layers is given, but hyperdecoder has its own settings for that: adapter.freeze and",
+        ),
+        (
+            ["adapter.method=hyperdecoder", "adapter.preset=ca-mtl-base"],
+            "adapter.preset is ca-mtl-base, a preset of ca_mtl, but adapter.method is hyperdecoder",
+        ),
+        (
+            ["adapter.method=hyperdecoder", "adapter.encoder=none", "adapter.decoder=none"],
+            "adapter.decoder is none, as is adapter.encoder: there is no adapter. Use adapter.method=none",
+        ),
         (["training.epochs=0"], "training.epochs is 0 and training.max_steps is -1: there is nothing to train"),
         (["training.max_steps=0"], "training.max_steps is 0"),
         (
@@ -351,6 +381,7 @@ def test_contradictions_in_a_file_have_a_line(write):
         ["adapter.method=ca_mtl", "adapter.preset=ca-mtl-base", "data.max_length=64"],
         ["adapter.method=ca_mtl", "adapter.max_length=256", "data.max_length=256", "adapter.bottleneck_layers=[1]"],
         ["adapter.freeze_layers=0-5"],
+        ["adapter.method=hyperdecoder", "adapter.encoder=none", "adapter.unfreeze_encoder=true"],
         ["data.pad_to=128"],
     ],
 )
@@ -432,7 +463,7 @@ def test_every_field_has_a_description_and_a_settable_default(write):
         f"{field.name}={field.default}"
         for field in fields
         if field.default not in ("required", "null", "the file's name", "runs/<name>", "data.max_length")
-        and "ca_mtl" not in field.section
+        and not field.section.startswith("adapter (")
     ]
     stated, plain = load_recipe(write(), overrides), load_recipe(write())
     assert differences(stated, plain) == {}

@@ -12,7 +12,7 @@ from taskloom.adapters.ca_mtl.encoders import find_encoder
 from taskloom.adapters.ca_mtl.settings import resolve_layers
 from taskloom.errors import RecipeError, UserError, did_you_mean
 from taskloom.recipe import AdapterSection
-from taskloom.recipe.adapter import ca_mtl_settings
+from taskloom.recipe.adapter import OWN_METHODS, ca_mtl_settings, hyperdecoder_settings
 
 __all__ = ["adapt"]
 
@@ -41,6 +41,8 @@ def adapt(
         return encoder
     if adapter.method == "ca_mtl":
         config = CAMTLConfig(**{**asdict(ca_mtl_settings(adapter, max_length)), "num_tasks": num_tasks})
+    elif adapter.method == "hyperdecoder":
+        config = _hyperdecoder_config(encoder, adapter, num_tasks, task_type)
     else:
         config = _peft_config(adapter.method, adapter.options, task_type)
     try:
@@ -51,10 +53,24 @@ def adapt(
         raise RecipeError(f"adapter: {adapter.method} does not fit {type(encoder).__name__}: {error}") from error
 
 
+def _hyperdecoder_config(
+    model: PreTrainedModel, adapter: AdapterSection, num_tasks: int, task_type: str | None
+) -> PeftConfig:
+    from taskloom.adapters.hyperdecoder.config import HyperdecoderConfig
+
+    if task_type is None:
+        raise RecipeError(
+            f"adapter.method: hyperdecoder adapts models that generate text (T5, BART, GPT-2, Llama); "
+            f"{type(model).__name__} is an encoder with heads. Use ca_mtl or a method of PEFT, or another model."
+        )
+    return HyperdecoderConfig(task_type=task_type, **asdict(hyperdecoder_settings(adapter, num_tasks)))
+
+
 def _peft_config(method: str, options: dict[str, Any], task_type: str | None) -> PeftConfig:
     classes = {name.value.lower(): found for name, found in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
     if method not in classes:
-        raise RecipeError(f"adapter.method: unknown '{method}'.{did_you_mean(method, ['none', 'ca_mtl', *classes])}")
+        known = ["none", *OWN_METHODS, *classes]
+        raise RecipeError(f"adapter.method: unknown '{method}'.{did_you_mean(method, known)}")
     known = [field.name for field in fields(classes[method])]
     for option in options:
         if option not in known:

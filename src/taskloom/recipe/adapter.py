@@ -1,4 +1,4 @@
-"""CA-MTL's own settings, which stand in the recipe's `adapter` section beside `method`.
+"""The settings of taskloom's own methods, which stand in the recipe's `adapter` section beside `method`.
 
 They are checked when the recipe is loaded. The settings of PEFT's methods are checked when the model is built, because
 knowing them takes importing PEFT.
@@ -11,33 +11,42 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from taskloom.adapters.ca_mtl.settings import CAMTLSettings, preset_fields
+from taskloom.adapters.hyperdecoder.settings import HyperdecoderSettings
 from taskloom.errors import did_you_mean
-from taskloom.recipe.wording import describe_value, type_name
+from taskloom.recipe.wording import describe_value, expected_choice, type_name
 
 if TYPE_CHECKING:
     from taskloom.recipe.sections import AdapterSection
 
-__all__ = ["ca_mtl_fields", "ca_mtl_settings", "wrong_ca_mtl_option"]
+__all__ = ["OWN_METHODS", "ca_mtl_settings", "hyperdecoder_settings", "own_fields", "wrong_option"]
+
+#: The methods that PEFT does not bring, with the class of their settings.
+OWN_METHODS: dict[str, type] = {"ca_mtl": CAMTLSettings, "hyperdecoder": HyperdecoderSettings}
+
+#: What the recipe knows by itself, or has in its `adapter` section for every method.
+_NOT_OWN = ("num_tasks", "freeze_layers")
 
 
-def ca_mtl_fields() -> dict[str, dataclasses.Field[Any]]:
-    """Return CA-MTL's own fields by name: those that a recipe sets beside the fields of its `adapter` section."""
-    shared = ("num_tasks", "freeze_layers")
-    return {field.name: field for field in dataclasses.fields(CAMTLSettings) if field.name not in shared}
+def own_fields(method: str) -> dict[str, dataclasses.Field[Any]]:
+    """Return the fields of a method of ours by name: those that a recipe sets beside those of its `adapter` section."""
+    return {field.name: field for field in dataclasses.fields(OWN_METHODS[method]) if field.name not in _NOT_OWN}
 
 
-def wrong_ca_mtl_option(options: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the first of `options` that CA-MTL does not know or whose type is wrong, with the reason; or None."""
-    fields = ca_mtl_fields()
+def wrong_option(method: str, options: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the first of `options` that `method` does not know or whose type is wrong, with the reason; or None."""
+    fields = own_fields(method)
     for name, value in options.items():
+        if name == "num_tasks":
+            return name, "is counted from the recipe's tasks: leave it out"
         if name not in fields:
-            known = [f"adapter.{field}" for field in ("method", "preset", "freeze_layers", *fields)]
-            return name, f"is an unknown key for method ca_mtl.{did_you_mean(f'adapter.{name}', known)}"
+            shared = ("method", "preset", "freeze_layers") if method == "ca_mtl" else ("method",)
+            known = [f"adapter.{field}" for field in (*shared, *fields)]
+            return name, f"is an unknown key for method {method}.{did_you_mean(f'adapter.{name}', known)}"
         expected: Any = fields[name].type
         try:
             TypeAdapter(expected, config=ConfigDict(strict=True)).validate_python(value)
         except ValidationError:
-            return name, f"is {describe_value(value)}, expected {type_name(expected)}"
+            return name, f"is {describe_value(value)}, expected {expected_choice(value, type_name(expected))}"
     return None
 
 
@@ -55,3 +64,11 @@ def ca_mtl_settings(adapter: "AdapterSection", max_length: int) -> CAMTLSettings
     if adapter.freeze_layers is not None:
         fields["freeze_layers"] = adapter.freeze_layers
     return CAMTLSettings(**fields | adapter.options)
+
+
+def hyperdecoder_settings(adapter: "AdapterSection", num_tasks: int | None = None) -> HyperdecoderSettings:
+    """Return the settings of Hyperdecoders: the recipe's over the defaults, which are the published ones.
+
+    Raises `UserError` for values that Hyperdecoders refuse.
+    """
+    return HyperdecoderSettings(num_tasks=num_tasks, **adapter.options)

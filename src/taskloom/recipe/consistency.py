@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from taskloom.errors import UserError
-from taskloom.recipe.adapter import ca_mtl_settings, wrong_ca_mtl_option
+from taskloom.recipe.adapter import OWN_METHODS, ca_mtl_settings, hyperdecoder_settings, wrong_option
 
 if TYPE_CHECKING:
     from taskloom.recipe.sections import Recipe
@@ -79,26 +79,43 @@ def _adapter(recipe: "Recipe") -> Contradiction:
     if adapter.method == "none" and adapter.options:
         name = next(iter(adapter.options))
         return f"adapter.{name}", "is a setting of an adapter, but adapter.method is none: name the method"
-    if adapter.method == "ca_mtl":
-        return _ca_mtl(recipe)
+    if adapter.method == "hyperdecoder" and adapter.freeze_layers is not None:
+        return (
+            "adapter.freeze_layers",
+            "is given, but hyperdecoder has its own settings for that: adapter.freeze and adapter.unfreeze_*",
+        )
+    if adapter.method in OWN_METHODS:
+        wrong = wrong_option(adapter.method, adapter.options)
+        if wrong is not None:
+            return f"adapter.{wrong[0]}", wrong[1]
+        return _ca_mtl(recipe) if adapter.method == "ca_mtl" else _hyperdecoder(recipe)
     if adapter.method != "none" and adapter.freeze_layers is not None:
         return "adapter.freeze_layers", f"is given, but {adapter.method} keeps the whole encoder as pretrained anyway"
     return None
 
 
 def _ca_mtl(recipe: "Recipe") -> Contradiction:
-    adapter = recipe.adapter
-    wrong = wrong_ca_mtl_option(adapter.options)
-    if wrong is not None:
-        return f"adapter.{wrong[0]}", wrong[1]
     try:
-        covered = ca_mtl_settings(adapter, recipe.data.max_length).max_length
+        covered = ca_mtl_settings(recipe.adapter, recipe.data.max_length).max_length
     except UserError as error:
         return "adapter", f"is refused: {error}"
     if recipe.data.max_length > covered:
         return (
             "data.max_length",
             f"is {recipe.data.max_length} tokens, but conditional attention covers adapter.max_length={covered}",
+        )
+    return None
+
+
+def _hyperdecoder(recipe: "Recipe") -> Contradiction:
+    try:
+        settings = hyperdecoder_settings(recipe.adapter)
+    except UserError as error:
+        return "adapter", f"is refused: {error}"
+    if settings.encoder == settings.decoder == "none":
+        return (
+            "adapter.decoder",
+            "is none, as is adapter.encoder: there is no adapter. Use adapter.method=none to train the whole model",
         )
     return None
 

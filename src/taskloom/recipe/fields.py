@@ -6,7 +6,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from taskloom.recipe.adapter import ca_mtl_fields
+from taskloom.recipe.adapter import OWN_METHODS, own_fields
 from taskloom.recipe.sections import Recipe
 from taskloom.recipe.wording import is_section, type_name
 
@@ -32,7 +32,8 @@ def recipe_fields() -> list[RecipeField]:
         if is_section(section):
             nested.extend(_describe(name, key, field) for key, field in section.model_fields.items())
             if name == "adapter":
-                nested.extend(_describe_ca_mtl(field) for field in ca_mtl_fields().values())
+                for method in OWN_METHODS:
+                    nested.extend(_describe_own(method, field) for field in own_fields(method).values())
         else:
             own.append(_describe("", name, info))
     return own + nested
@@ -66,9 +67,9 @@ def _describe(section: str, name: str, info: FieldInfo) -> RecipeField:
     return RecipeField(section, dotted, type_name(info.annotation), _default(info), info.description or "")
 
 
-def _describe_ca_mtl(field: dataclasses.Field[Any]) -> RecipeField:
+def _describe_own(method: str, field: dataclasses.Field[Any]) -> RecipeField:
     return RecipeField(
-        "adapter (ca_mtl)",
+        f"adapter ({method})",
         f"adapter.{field.name}",
         type_name(field.type),
         "data.max_length" if field.name == "max_length" else _as_yaml(field.default),

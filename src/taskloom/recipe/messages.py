@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from taskloom.errors import RecipeError, did_you_mean
 from taskloom.recipe.fields import field_type, known_keys, recipe_fields
 from taskloom.recipe.source import Location, RecipeSource
-from taskloom.recipe.wording import describe_value
+from taskloom.recipe.wording import describe_value, expected_choice
 
 __all__ = ["recipe_error"]
 
@@ -69,10 +69,7 @@ def _expectation(finding: Any, location: Location, found: Any) -> str:
         bound = finding["msg"].removeprefix("Input should be ")
         return bound if finding["type"] == "finite_number" else f"a value {bound}"
     expected = field_type(location)
-    if finding["type"] == "literal_error" and isinstance(found, str):
-        nearest = did_you_mean(found, expected.split(" | "))
-        return expected + ("." + nearest if "Did you mean" in nearest else "")
-    return expected
+    return expected_choice(found, expected) if finding["type"] == "literal_error" else expected
 
 
 def _nearest_key(location: Location) -> str:

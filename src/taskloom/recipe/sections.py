@@ -99,7 +99,9 @@ class AdapterSection(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True, allow_inf_nan=False)
 
-    method: str = Field(default="none", description="none, ca_mtl, or a PEFT method such as lora", min_length=1)
+    method: str = Field(
+        default="none", description="none, ca_mtl, hyperdecoder, or a PEFT method such as lora", min_length=1
+    )
     preset: Literal["ca-mtl-base", "ca-mtl-large"] | None = Field(
         default=None, description="published settings of ca_mtl; settings given beside it win"
     )

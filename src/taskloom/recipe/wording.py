@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-__all__ = ["describe_value", "is_section", "type_name"]
+from taskloom.errors import did_you_mean
+
+__all__ = ["describe_value", "expected_choice", "is_section", "type_name"]
 
 _TYPE_NAMES: dict[Any, str] = {
     bool: "true | false",
@@ -51,6 +53,12 @@ def describe_value(value: Any) -> str:
     kind = next((words for kind, words in _VALUE_KINDS if isinstance(value, kind)), type(value).__name__)
     text = str(value).lower() if isinstance(value, bool) else repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({kind})"
+
+
+def expected_choice(found: Any, expected: str) -> str:
+    """Return `expected`, a type in words, with the nearest of its alternatives where `found` is like one of them."""
+    nearest = did_you_mean(found, expected.split(" | ")) if isinstance(found, str) else ""
+    return expected + ("." + nearest if "Did you mean" in nearest else "")
 
 
 def is_section(annotation: Any) -> bool:
