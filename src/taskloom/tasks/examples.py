@@ -1,5 +1,6 @@
 """Examples: the rows of one split after they were checked against their task."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -15,7 +16,7 @@ from taskloom.tasks.columns import (
     explode,
     has_path,
 )
-from taskloom.tasks.files import Table, Unit, place
+from taskloom.tasks.files import Part, Table, Unit, place
 from taskloom.tasks.spans import Span, answer_spans
 from taskloom.tasks.targets import target_parser
 from taskloom.tasks.task import Task, spell
@@ -25,6 +26,10 @@ __all__ = ["Examples", "choices_reader", "derive_labels", "examples_from_inputs"
 
 #: Benchmarks that keep the targets of their test split to themselves publish one of these instead.
 HIDDEN_TARGETS = (None, -1, "-1")
+#: Marks of the examples of a split that have no target, while others have one.
+NO_TARGET = (*HIDDEN_TARGETS, "", "-")
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -44,6 +49,7 @@ class Examples:
         choices: Of a text2text task with choices, the answers that each example may have; otherwise None.
         spans: Of a task with windows, where the answers of each example stand in its context; otherwise None.
         ids: The names of the examples, of a task that says where they are; otherwise None.
+        parts: The files of a split that several make up.
     """
 
     texts: list[tuple[str, ...]]
@@ -54,13 +60,14 @@ class Examples:
     choices: list[tuple[str, ...]] | None = None
     spans: list[list[Span]] | None = None
     ids: list[str] | None = None
+    parts: tuple[Part, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def where(self, index: int) -> str:
         """Return the place of an example as messages name it: "dev.tsv:17"."""
-        where = place(self.source, self.unit, self.lines[index])
+        where = place(self.source, self.unit, self.lines[index], self.parts)
         return where if self.ids is None else f"{where} ('{self.ids[index]}')"
 
     def subset(self, indices: Sequence[int]) -> "Examples":
@@ -91,6 +98,8 @@ def read_examples(task: Task, table: Table, split: str) -> Examples:
     """
     rows = _Rows(task, table)
     rows.keep_named()
+    if task.unlabelled_rows == "skip":
+        rows.drop_unlabelled()
     if task.template is not None:
         rows.keep_wanted()
     return _read(task, rows, split)
@@ -106,10 +115,14 @@ def _read(task: Task, rows: "_Rows", split: str, with_targets: bool = True) -> E
         )
     texts = _read_texts(task, rows)
     targets = _read_targets(task, rows, texts, split) if with_targets else None
-    choices = rows.map(choices_reader(task), rows.records) if task.ranks else None
+    choices = None
+    if task.ranks:
+        if isinstance(task.choices, str):
+            rows.require([ColumnReader(task.choices, task)], "choices")
+        choices = rows.map(choices_reader(task), rows.records)
     ids = _read_ids(task, rows, required=with_targets)
     spans = _read_spans(task, rows, texts, ids) if task.windows and targets is not None else None
-    return Examples(texts, targets, rows.numbers, table.source, table.unit, choices, spans, ids)
+    return Examples(texts, targets, rows.numbers, table.source, table.unit, choices, spans, ids, table.parts)
 
 
 def derive_labels(task: Task, table: Table) -> tuple[str, ...]:
@@ -242,6 +255,15 @@ class _Rows:
 
         self._keep([index for index, out in enumerate(self.map(left_out, self.records)) if not out])
 
+    def drop_unlabelled(self) -> None:
+        """Drop the rows without a target, unless that is all of them: then the split keeps its targets to itself."""
+        column = ColumnReader(str(self.task.target), self.task)
+        labelled = [i for i, record in enumerate(self.records) if not _is_hidden(column, record, NO_TARGET)]
+        if 0 < len(labelled) < len(self.records):
+            count, source = len(self.records) - len(labelled), self.table.source
+            logger.info("task '%s', %s: rows without a target that were left out: %d", self.task.name, source, count)
+            self._keep(labelled)
+
     def _keep(self, kept: Sequence[int]) -> None:
         self.numbers = [self.numbers[index] for index in kept]
         self.records = [self.records[index] for index in kept]
@@ -280,7 +302,7 @@ def _read_targets(task: Task, rows: _Rows, texts: list[tuple[str, ...]], split: 
     if task.target is None:
         return None
     column = ColumnReader(task.target, task)
-    if split.startswith("test") and all(_is_hidden(column, record) for record in rows.records):
+    if split.startswith("test") and all(_is_hidden(column, record, NO_TARGET) for record in rows.records):
         return None
     if task.template is not None and task.kind == "text2text":
         return rows.map(RowTemplate(task).answer, rows.records)
@@ -311,9 +333,9 @@ def _read_spans(task: Task, rows: _Rows, texts: list[tuple[str, ...]], ids: list
     return rows.map(spans, rows.records, [context for _, context in texts], ids or [""] * len(texts))
 
 
-def _is_hidden(column: ColumnReader, record: dict[str, Any]) -> bool:
+def _is_hidden(column: ColumnReader, record: dict[str, Any], marks: Sequence[Any] = HIDDEN_TARGETS) -> bool:
     try:
-        return column(record) in HIDDEN_TARGETS
+        return column(record) in marks
     except MissingColumnError:
         return True
 

@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from taskloom.errors import DataError, did_you_mean
 from taskloom.tasks.mrqa import is_mrqa, mrqa_rows
 from taskloom.tasks.text_files import extension_of, numbered_lines, read_text, stream_lines
 
-__all__ = ["EXTENSIONS", "Row", "Table", "Unit", "place", "read_table", "require_file"]
+__all__ = ["EXTENSIONS", "Part", "Row", "Table", "Unit", "join_tables", "place", "read_table", "require_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,15 @@ csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # whole documents in one cell
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of several files that are read as one: its rows are counted on from `offset`."""
+
+    offset: int
+    source: str
+    unit: Unit
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of one split as they stand in a file or data set, not yet checked against a task.
 
@@ -42,6 +51,7 @@ class Table:
         columns: Names of the columns; of a JSON file, the keys of its first record.
         rows: Numbered rows.
         classes: Column to class names, where the source declares them (`datasets.ClassLabel`).
+        parts: The files that the rows come from, if they are several.
     """
 
     source: str
@@ -49,15 +59,32 @@ class Table:
     columns: tuple[str, ...]
     rows: list[Row]
     classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
 
     def where(self, number: int) -> str:
         """Return the place of a row as messages name it: "dev.tsv:17" or "dev.parquet, row 17"."""
-        return place(self.source, self.unit, number)
+        return place(self.source, self.unit, number, self.parts)
 
 
-def place(source: str, unit: Unit, number: int) -> str:
-    """Return how messages name the line, record or row `number` of `source`."""
+def place(source: str, unit: Unit, number: int, parts: Sequence[Part] = ()) -> str:
+    """Return how messages name the line, record or row `number` of `source`, or of the one of its `parts`."""
+    if parts:
+        part = max((part for part in parts if part.offset < number), key=lambda part: part.offset)
+        source, unit, number = part.source, part.unit, number - part.offset
     return f"{source}:{number}" if unit == "line" else f"{source}, {unit} {number}"
+
+
+def join_tables(tables: Sequence[Table]) -> Table:
+    """Return the rows of several files as those of one; each row still knows its place."""
+    rows: list[Row] = []
+    parts: list[Part] = []
+    for table in tables:
+        offset = rows[-1][0] if rows else 0
+        parts.append(Part(offset, table.source, table.unit))
+        rows.extend((offset + number, record) for number, record in table.rows)
+    first, *others = tables
+    source = " + ".join(table.source for table in tables)
+    return replace(first, source=source, rows=rows, parts=tuple(parts)) if others else first
 
 
 def read_table(

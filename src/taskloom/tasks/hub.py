@@ -16,6 +16,9 @@ __all__ = ["read_dataset"]
 
 logger = logging.getLogger(__name__)
 
+#: The branch on which the hub keeps each subset of a data set as Parquet files, in a folder of the subset's name. It
+#: serves data sets that otherwise are Python code, which `datasets` no longer runs.
+PARQUET_EXPORT = "refs/convert/parquet"
 #: Names under which a data set's splits are looked for when the task names none.
 USUAL_NAMES = {"train": ("train",), "dev": ("validation", "dev", "valid", "val"), "test": ("test",)}
 
@@ -36,23 +39,28 @@ def read_dataset(task: Task, folder: Path | None = None) -> tuple[dict[str, str]
     splits = _split_names(task, loaded)
     tables = {}
     for split, name in splits.items():
-        known_name = name.partition("[")[0]  # of a slice such as "train[:90%]"
-        if known_name in loaded:
-            rows = loaded[known_name] if name == known_name else _load(task, folder, name)
+        # Of a sum of slices such as "train[:90%]+unverified".
+        needed = [part.partition("[")[0].strip() for part in name.split("+")]
+        unknown = next((part for part in needed if part not in loaded), None)
+        if unknown is None:
+            rows = loaded[name] if name in loaded else _load(task, folder, name)
             tables[split] = _table(task, rows, f"{_title(task)}, split {name}")
         elif split in task.optional_splits:
-            logger.warning("task '%s' has no %s split: %s has no split '%s'", task.name, split, _title(task), name)
+            logger.warning("task '%s' has no %s split: %s has no split '%s'", task.name, split, _title(task), unknown)
         else:
             raise DataError(
-                f"task '{task.name}': {_title(task)} has no split '{name}'.{did_you_mean(known_name, map(str, loaded))}"
+                f"task '{task.name}': {_title(task)} has no split '{unknown}'.{did_you_mean(unknown, map(str, loaded))}"
             )
     return splits, tables
 
 
 def _load(task: Task, folder: Path | None, split: str | None = None) -> Any:
+    subset: dict[str, str | None] = {"name": task.subset}
+    if folder is None and task.revision == PARQUET_EXPORT:
+        subset = {"data_dir": task.subset or "default"}
     try:
         return datasets.load_dataset(
-            str(folder or task.dataset), task.subset, split=split, revision=None if folder else task.revision
+            str(folder or task.dataset), split=split, revision=None if folder else task.revision, **subset
         )
     except (OSError, ValueError, RuntimeError, DatasetsError) as failure:
         reason = str(failure).partition("\n")[0].rstrip(".")

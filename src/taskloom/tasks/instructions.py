@@ -33,6 +33,7 @@ KINDS = ("text2text", "classification")
 DATA_FIELDS = (
     *("target", "labels", "label_values", "splits", "optional_splits", "path", "divide", "divide_seed", "dataset"),
     *("subset", "revision", "columns", "headerless", "delimiter", "quoting", "malformed_rows", "explode", "records"),
+    *("unlabelled_rows", "hold_out"),
 )
 
 

@@ -1,10 +1,12 @@
 """From what a user may write for a task to a `Task`: preset ids, YAML files, mappings.
 
-Presets are declared in ``families/*.yaml``, one file a benchmark. What differs between the benchmark's copy on the
-hub and its own folder layout stands under the keys ``hub`` and ``folder``, for the family and for each task.
+Presets are declared in ``families/*.yaml``, one file a benchmark, and in folders beside them, one a kind of task:
+``families/text2text/nli.yaml`` declares ``text2text/snli``. Fields of all tasks of a file stand under ``all``. What
+differs between the benchmark's copy on the hub and its own folder layout stands under the keys ``hub`` and ``folder``,
+for the family and for each task.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
@@ -124,7 +126,7 @@ def _resolve_preset(spec: Mapping[str, Any], has_data_dir: bool, where: str) -> 
         fields.pop("optional_splits", None)  # splits that the user names must exist
     elif "path" in overrides:
         folder = PurePosixPath(overrides.pop("path"))
-        fields["splits"] = {split: str(folder / PurePosixPath(file).name) for split, file in fields["splits"].items()}
+        fields["splits"] = {split: _moved(file, folder) for split, file in fields["splits"].items()}
     return task_from_mapping(fields | overrides, f"{where} (preset {preset})")
 
 
@@ -136,13 +138,29 @@ def _known_presets() -> list[str]:
 def _presets() -> dict[str, dict[str, Any]]:
     """Return preset id to task fields, with the keys "hub" and "folder" for the fields of each layout."""
     presets: dict[str, dict[str, Any]] = {}
-    families = files("taskloom.tasks").joinpath("families").iterdir()
-    for file in sorted(families, key=lambda file: file.name):
+    for group, file in _family_files():
         content = _read_yaml(file.read_text("utf-8"), file.name)
         for name, fields in content["tasks"].items():
             layouts = {layout: content.get(layout, {}) | fields.get(layout, {}) for layout in LAYOUTS}
-            presets[f"{file.name.removesuffix('.yaml')}/{name}"] = {"name": name, **fields, **layouts}
+            presets[f"{group}/{name}"] = {"name": name, **content.get("all", {}), **fields, **layouts}
     return presets
+
+
+def _family_files() -> Iterator[tuple[str, Any]]:
+    """Yield the first part of the ids that each file of presets declares, and the file."""
+    for entry in sorted(files("taskloom.tasks").joinpath("families").iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            for file in sorted(entry.iterdir(), key=lambda file: file.name):
+                yield entry.name, file
+        else:
+            yield entry.name.removesuffix(".yaml"), entry
+
+
+def _moved(files: str, folder: PurePosixPath) -> str:
+    """Return the file of a split as it lies in the user's own folder; several keep the folders that tell them apart."""
+    if "+" in files:
+        return "+".join(str(folder / file) for file in files.split("+"))
+    return str(folder / PurePosixPath(files).name)
 
 
 def _read_yaml(text: str, source: str) -> Any:

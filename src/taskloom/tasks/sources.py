@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from taskloom.errors import DataError
-from taskloom.tasks.files import EXTENSIONS, Table, read_table, require_file
+from taskloom.tasks.files import EXTENSIONS, Table, join_tables, read_table, require_file
 from taskloom.tasks.task import Task
 
 __all__ = ["forget_files", "read_splits"]
@@ -50,13 +50,14 @@ def read_splits(task: Task, base_dir: Path, data_dir: Path | None) -> tuple[dict
     splits = task.splits or _discover(task, base_dir, data_dir)
     tables = {}
     for split, file in splits.items():
-        path = _anchored(task, Path(task.path or "", file), base_dir, data_dir)
-        if split in task.optional_splits and not path.is_file():
-            if (split, path) not in _missing:
-                logger.warning("task '%s' has no %s split: there is no file %s", task.name, split, path)
-            _missing.add((split, path))
+        paths = _files(task, file, base_dir, data_dir)
+        missing = next((path for path in paths if not path.is_file()), None)
+        if split in task.optional_splits and missing is not None:
+            if (split, missing) not in _missing:
+                logger.warning("task '%s' has no %s split: there is no file %s", task.name, split, missing)
+            _missing.add((split, missing))
             continue
-        tables[split] = _read_once(task, path, split)
+        tables[split] = join_tables([_read_once(task, path, split) for path in paths])
     return splits, tables
 
 
@@ -106,6 +107,14 @@ def divide(table: Table, shares: Mapping[str, float], seed: int) -> dict[str, Ta
         chosen, order = sorted(order[:size]), order[size:]
         tables[name] = replace(table, rows=[table.rows[index] for index in chosen])
     return {name: tables[name] for name in shares}
+
+
+def _files(task: Task, file: str, base_dir: Path, data_dir: Path | None) -> list[Path]:
+    """Return the file of a split, or the several that `file` joins by +."""
+    whole = _anchored(task, Path(task.path or "", file), base_dir, data_dir)
+    if "+" not in file or whole.is_file():
+        return [whole]
+    return [_anchored(task, Path(task.path or "", part.strip()), base_dir, data_dir) for part in file.split("+")]
 
 
 def _header(task: Task, split: str) -> tuple[str, ...] | None:

@@ -8,7 +8,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from taskloom.errors import DataError, did_you_mean
 
@@ -38,6 +47,12 @@ INPUT_COUNTS: dict[Kind, tuple[int, int]] = {
 }
 LABELLED_KINDS: tuple[Kind, ...] = ("classification", "token")
 GENERATIVE_KINDS: tuple[Kind, ...] = ("text2text", "lm")
+
+#: Fields of text2text tasks alone.
+TEXT2TEXT_FIELDS = (
+    *("answers", "choices", "round_to", "num_beams"),
+    *("max_target_length", "max_generated_length", "min_target_length"),
+)
 
 #: A column in a template input: ``"{word}: {sentence1}"``.
 TEMPLATE_FIELD = re.compile(r"\{([^{}]+)\}")
@@ -98,14 +113,26 @@ class Task(BaseModel):
         default=None,
         description="All answers that a text2text task has, or the column that lists them for each example.",
     )
+    round_to: PositiveFloat | None = Field(
+        default=None,
+        description="Of a text2text task whose target is a number: the text is the nearest multiple of this, with as "
+        'many decimals (0.2 makes "3.4" of 3.45).',
+    )
     decoding: Literal["auto", "generate", "rank"] = Field(
         default="auto",
-        description="How a text2text task is answered: by greedy generation, or by the likeliest of the choices; "
+        description="How a text2text task is answered: by generation, or by the likeliest of the choices; "
         "auto ranks where there are choices.",
     )
     max_target_length: PositiveInt | None = Field(
         default=None, description="Longest answer (tokens); as `data.max_target_length` if not given."
     )
+    max_generated_length: PositiveInt | None = Field(
+        default=None,
+        description="Longest generated answer (tokens); if not given, the longest of the task's known answers, else "
+        "the longest answer that is trained on.",
+    )
+    min_target_length: PositiveInt | None = Field(default=None, description="Shortest generated answer (tokens).")
+    num_beams: PositiveInt | None = Field(default=None, description="Beams of generation; greedy if not given.")
 
     windows: bool = Field(
         default=False,
@@ -128,9 +155,14 @@ class Task(BaseModel):
     splits: dict[str, str] = Field(
         default_factory=dict,
         description="Split name (train, dev, test, further ones that start with dev or test) to file, or to the "
-        "data set's split name if `dataset` is given.",
+        "data set's split name if `dataset` is given; several joined by + are read as one.",
     )
     optional_splits: tuple[str, ...] = Field(default=(), description="Splits that may be missing (with a warning).")
+    hold_out: Literal["half_of_dev", "thousand_of_train"] | None = Field(
+        default=None,
+        description="What `data.split_validation_test` does where no test labels are public: half of dev becomes "
+        "test, or 1,000 of train become dev and the old dev becomes test.",
+    )
     path: str | None = Field(
         default=None,
         description="Folder that the files of `splits` are in; without `splits`, one that holds train, dev and test "
@@ -166,6 +198,10 @@ class Task(BaseModel):
     quoting: bool = Field(default=True, description='Whether CSV and TSV fields may be quoted with ".')
     malformed_rows: Literal["error", "skip"] = Field(
         default="error", description="What to do with CSV and TSV rows that have a wrong number of fields."
+    )
+    unlabelled_rows: Literal["error", "skip"] = Field(
+        default="error",
+        description='What to do with rows whose target is null, -1, "" or "-" in a split where others have one.',
     )
     records: str | None = Field(
         default=None,
@@ -282,9 +318,14 @@ class Task(BaseModel):
 
     def _check_answers(self) -> None:
         """Check what only text2text tasks have."""
-        for name in ("answers", "choices", "max_target_length"):
+        for name in TEXT2TEXT_FIELDS:
             if self.kind != "text2text" and getattr(self, name) is not None:
                 raise ValueError(f"{name}: a {self.kind} task has none; it is for text2text tasks")
+        if self.round_to is not None and (self.answers is not None or self.template is not None):
+            raise ValueError("round_to: the answers or the template say what the target becomes; remove one of them")
+        longest = self.max_generated_length or self.max_target_length
+        if self.min_target_length is not None and longest is not None and self.min_target_length > longest:
+            raise ValueError(f"min_target_length: {self.min_target_length} is more than the longest answer ({longest})")
         if self.answers is not None:
             if self.template is not None:
                 raise ValueError("answers: the template says what the answer is; remove one of them")
