@@ -123,10 +123,9 @@ class _Items(Subset):
             chosen = random.Random(key).sample(chosen, limit)
         data: Dataset = features
         super().__init__(data, sorted(chosen, key=lambda item: (-features.lengths[item], item)))
-        self._examples = None if features.windows is None else features.windows.examples
+        self._examples = features.examples
         self._where = where
 
     def where(self, position: int) -> str:
         """Return the file and line of an item."""
-        item = self.indices[position]
-        return self._where(item if self._examples is None else int(self._examples[item]))
+        return self._where(int(self._examples[self.indices[position]]))

@@ -17,10 +17,11 @@ from transformers import PreTrainedTokenizerBase
 
 from taskloom.errors import DataError
 from taskloom.storage import staged_folder
-from taskloom.tasks.encoding import encode_batch, storage_types
+from taskloom.tasks.encoding import Encoded, encode_batch, storage_types
 from taskloom.tasks.examples import Examples
 from taskloom.tasks.features import TaskFeatures, token_counts
 from taskloom.tasks.task import GENERATIVE_KINDS, Task
+from taskloom.tasks.windows import NoRoomError, encode_windows
 
 __all__ = ["Tokenising", "build_features", "cached_features"]
 
@@ -48,7 +49,7 @@ class Tokenising:
 def build_features(task: Task, task_id: int, split: str, examples: Examples, settings: Tokenising) -> TaskFeatures:
     """Tokenise examples in memory."""
     _check_settings(task, settings)
-    stored, too_long = _tokenise(task, examples, settings)
+    stored, too_long = _tokenise(task, split, examples, settings)
     _report_too_long(task, split, examples, too_long, settings)
     return TaskFeatures(task, task_id, stored)
 
@@ -58,9 +59,9 @@ def cached_features(
 ) -> TaskFeatures:
     """Return features from their cache entry under `folder`, made first if it is not there or damaged."""
     _check_settings(task, settings)
-    entry = folder / f"{task.name}-{split}-{_content_key(task, examples, settings)[:24]}"
+    entry = folder / f"{task.name}-{split}-{_content_key(task, split, examples, settings)[:24]}"
     cached = _read_entry(entry)
-    stored, too_long = cached or _tokenise(task, examples, settings)
+    stored, too_long = cached or _tokenise(task, split, examples, settings)
     _report_too_long(task, split, examples, too_long, settings)
     if cached is None:
         _write_entry(entry, stored, too_long)
@@ -76,7 +77,7 @@ def _check_settings(task: Task, settings: Tokenising) -> None:
         raise DataError(
             f"max_length is {max_length}, but the model takes at most {tokenizer.model_max_length} tokens; lower it"
         )
-    special = tokenizer.num_special_tokens_to_add(pair=len(task.inputs) > 1)
+    special = tokenizer.num_special_tokens_to_add(pair=len(task.inputs) > 1 and not task.windows)
     # The question and the context of a span item share what is left, a few tokens each at least.
     fewest = special + (8 if task.kind == "span" else len(task.inputs))
     if max_length < fewest:
@@ -86,7 +87,7 @@ def _check_settings(task: Task, settings: Tokenising) -> None:
         )
 
 
-def _tokenise(task: Task, examples: Examples, settings: Tokenising) -> tuple[datasets.Dataset, list[int]]:
+def _tokenise(task: Task, split: str, examples: Examples, settings: Tokenising) -> tuple[datasets.Dataset, list[int]]:
     """Return the stored form of all items, and the indices of the examples that were cut."""
     chunks: list[datasets.Dataset] = []
     too_long: list[int] = []
@@ -98,16 +99,10 @@ def _tokenise(task: Task, examples: Examples, settings: Tokenising) -> tuple[dat
         disable=len(examples) < LONG_JOB,
     ):
         batch = slice(first, first + BATCH_SIZE)
-        targets = None if examples.targets is None else examples.targets[batch]
-        encoded = encode_batch(
-            task,
-            examples.texts[batch],
-            targets,
-            settings.tokenizer,
-            settings.max_length,
-            settings.stride,
-            task.max_target_length or settings.max_target_length,
-            settings.decoder_only,
+        encoded = (
+            _encode_windows(task, split, examples, batch, settings)
+            if task.windows
+            else _encode(task, examples, batch, settings)
         )
         if encoded.empty:
             raise DataError(
@@ -119,7 +114,55 @@ def _tokenise(task: Task, examples: Examples, settings: Tokenising) -> tuple[dat
         too_long.extend(first + index for index in encoded.too_long)
         types = storage_types(list(encoded.columns))
         chunks.append(datasets.Dataset.from_dict(encoded.columns, features=types))
-    return datasets.concatenate_datasets(chunks), too_long
+    stored = datasets.concatenate_datasets(chunks)
+    if not len(stored):
+        raise DataError(
+            f"{examples.source}: no window of task '{task.name}' holds an answer, and `null_windows: drop` leaves "
+            "nothing to train on; check `spans`, or keep the null windows"
+        )
+    return stored, too_long
+
+
+def _encode(task: Task, examples: Examples, batch: slice, settings: Tokenising) -> Encoded:
+    return encode_batch(
+        task,
+        examples.texts[batch],
+        None if examples.targets is None else examples.targets[batch],
+        settings.tokenizer,
+        settings.max_length,
+        settings.stride,
+        task.max_target_length or settings.max_target_length,
+        settings.decoder_only,
+    )
+
+
+def _encode_windows(task: Task, split: str, examples: Examples, batch: slice, settings: Tokenising) -> Encoded:
+    try:
+        encoded = encode_windows(
+            examples.texts[batch],
+            None if examples.spans is None else examples.spans[batch],
+            settings.tokenizer,
+            settings.max_length,
+            settings.stride,
+            task.max_target_length or settings.max_target_length,
+            settings.decoder_only,
+            _keeps_null_windows(task, split),
+        )
+    except NoRoomError as failure:
+        raise DataError(
+            f"{examples.where(batch.start + failure.example)}: the question of task '{task.name}' takes "
+            f"{failure.tokens} tokens, which leaves no room for the context within max_length {settings.max_length}; "
+            "raise data.max_length or shorten the question"
+        ) from None
+    columns = {"input_ids": encoded.input_ids, "example": encoded.examples, "window": encoded.characters}
+    if encoded.target_ids is not None:
+        columns["target_ids"] = encoded.target_ids
+    return Encoded(columns, encoded.too_long, encoded.empty)
+
+
+def _keeps_null_windows(task: Task, split: str) -> bool:
+    """Return whether windows without an answer become items: what is evaluated must show every window."""
+    return task.null_windows == "keep" or split != "train"
 
 
 def _report_too_long(task: Task, split: str, examples: Examples, too_long: list[int], settings: Tokenising) -> None:
@@ -145,16 +188,18 @@ def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
-def _content_key(task: Task, examples: Examples, settings: Tokenising) -> str:
+def _content_key(task: Task, split: str, examples: Examples, settings: Tokenising) -> str:
     """Return a hash of all that the items depend on."""
     tokenizer = _tokenizer_content(settings.tokenizer)
     parts: list[Any] = [FORMAT_VERSION, task.kind, settings.max_length, settings.stride, tokenizer]
     if task.kind in GENERATIVE_KINDS:
         parts += [task.max_target_length or settings.max_target_length, settings.decoder_only]
+    if task.windows:
+        parts += ["windows", _keeps_null_windows(task, split)]
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     for texts in examples.texts:
         digest.update(json.dumps(texts).encode())
-    digest.update(json.dumps(examples.targets).encode())
+    digest.update(json.dumps(examples.spans if task.windows else examples.targets).encode())
     return digest.hexdigest()
 
 

@@ -29,6 +29,7 @@ _TYPES = {
     "target_ids": List(Value("int32")),
     "word_starts": List(Value("int32")),
     "example": Value("int32"),
+    "window": List(Value("int32")),
     "starts": List(Value("int32")),
     "ends": List(Value("int32")),
 }

@@ -41,6 +41,7 @@ class TaskFeatures(Dataset):
     Attributes:
         task: The task.
         lengths: Tokens of each item, those of a generated answer included, shape [items].
+        examples: Example of each item, shape [items]; several items of one example follow each other.
         windows: Of a span task, the place of each item; otherwise None.
     """
 
@@ -52,10 +53,10 @@ class TaskFeatures(Dataset):
         self.lengths = token_counts(stored)
         if "target_ids" in stored.column_names:
             self.lengths = self.lengths + token_counts(stored, "target_ids")
+        windowed = "example" in stored.column_names
+        self.examples = np.asarray(stored.data.column("example")) if windowed else np.arange(len(stored))
         self.windows = (
-            Windows(np.asarray(stored.data.column("example")), stored.select_columns(["starts", "ends"]))
-            if task.kind == "span"
-            else None
+            Windows(self.examples, stored.select_columns(["starts", "ends"])) if task.kind == "span" else None
         )
 
     def __len__(self) -> int:
@@ -68,6 +69,10 @@ class TaskFeatures(Dataset):
         columns = self._items[[int(index) for index in indices]]
         rows = zip(*columns.values(), strict=True)
         return [{**dict(zip(columns, row, strict=True)), "task": self.task_id} for row in rows]
+
+    def characters(self, index: int) -> list[int]:
+        """Return the [start, end) of a text2text item's window in its context."""
+        return self._stored[int(index)]["window"]
 
     def word_starts(self, index: int) -> list[int]:
         """Return, for an item of a token task, the position of each word's first piece, -1 for words cut off."""
