@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING
 
 from taskloom.lazy import lazy_names
 
-_HOMES = {"CAMTLConfig": "taskloom.adapters.ca_mtl.config"}
+_HOMES = {
+    "CAMTLConfig": "taskloom.adapters.ca_mtl.config",
+    "HyperdecoderConfig": "taskloom.adapters.hyperdecoder.config",
+}
 
-__all__ = ["CAMTLConfig"]
+__all__ = ["CAMTLConfig", "HyperdecoderConfig"]
 
 if TYPE_CHECKING:
     from taskloom.adapters.ca_mtl.config import CAMTLConfig as CAMTLConfig
+    from taskloom.adapters.hyperdecoder.config import HyperdecoderConfig as HyperdecoderConfig
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,32 +1,17 @@
 """The PEFT configuration of CA-MTL."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from peft import PeftConfig
 
 from taskloom.adapters.ca_mtl.settings import CAMTLSettings, preset_fields
+from taskloom.adapters.model_card import add_to_card
 from taskloom.adapters.register import AdapterType, register_adapter
-from taskloom.storage import write_atomically
 
 __all__ = ["CA_MTL", "CAMTLConfig"]
 
 CA_MTL = AdapterType("CA_MTL")
-
-_MODEL_CARD_SECTION = """
-## Loading this adapter
-
-This adapter uses CA-MTL, which [taskloom](https://pypi.org/project/taskloom/) adds to PEFT. Import it first:
-
-```python
-from taskloom.adapters import CAMTLConfig  # makes CA-MTL known to PEFT
-from peft import PeftModel
-
-model = PeftModel.from_pretrained(base_model, "this folder or repository")
-model(input_ids=input_ids, attention_mask=attention_mask, task=task)  # task: LongTensor[batch], 0 to {last_task}
-```
-"""
 
 
 @dataclass
@@ -64,11 +49,11 @@ class CAMTLConfig(CAMTLSettings, PeftConfig):
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Save as PEFT does; the model card in the same folder says how to load the adapter."""
         super().save_pretrained(save_directory, **kwargs)
-        card = Path(save_directory) / "README.md"
-        text = card.read_text(encoding="utf-8") if card.exists() else ""
-        if "import CAMTLConfig" not in text:
-            section = _MODEL_CARD_SECTION.format(last_task=self.num_tasks - 1)
-            write_atomically(card, f"{text.rstrip()}\n{section}")
+        call = (
+            "model(input_ids=input_ids, attention_mask=attention_mask, task=task)  "
+            f"# task: LongTensor[batch], 0 to {self.num_tasks - 1}"
+        )
+        add_to_card(save_directory, "CA-MTL", "CAMTLConfig", call)
 
 
 # The tuner needs the class above, and the class needs its tuner to be known to PEFT: hence here, at the end.

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import nn
 
-from taskloom.adapters.wrapping import plain_name
+from taskloom.adapters.wrapping import outermost_names
 from taskloom.errors import UserError
 
 __all__ = ["Place", "Side", "Stack", "find_stacks"]
@@ -59,7 +59,7 @@ _FAMILIES: dict[str, _Names] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where one layer's adapter goes; names are full names in the model as it was before any wrapping.
+    """Where one layer's adapter goes; names are full names in the model as it is.
 
     Attributes:
         side: the stack that the layer belongs to.
@@ -104,39 +104,39 @@ def find_stacks(model: nn.Module, norm_input: bool) -> dict[Side, Stack]:
             f"Hyperdecoders do not know the modules of {type(model).__name__} (model type "
             f"'{getattr(config, 'model_type', None)}'). Known model types: {', '.join(sorted(_FAMILIES))}."
         )
-    full_names = {plain_name(name): module for name, module in model.named_modules()}
+    full_names = outermost_names(model)
     inner = getattr(model, "base_model", model)
-    prefix = next((f"{name}." for name, module in full_names.items() if module is inner and name), "")
+    prefix = next((f"{name}." for name, module in model.named_modules() if module is inner and name), "")
     sides: tuple[Side, ...] = ("encoder", "decoder") if getattr(config, "is_encoder_decoder", False) else ("decoder",)
     stacks: dict[Side, Stack] = {}
     for side in sides:
         stack = f"{prefix}{side}" if len(sides) == 2 else prefix.removesuffix(".")
-        stacks[side] = _stack(full_names, stack, side, names, norm_input, type(model).__name__)
+        stacks[side] = _stack(model, full_names, stack, side, names, norm_input)
     return stacks
 
 
-def _stack(modules: dict[str, nn.Module], name: str, side: Side, names: _Names, norm_input: bool, model: str) -> Stack:
+def _stack(
+    model: nn.Module, full_names: dict[str, str], name: str, side: Side, names: _Names, norm_input: bool
+) -> Stack:
     path = f"{name}.{names.layers}".removeprefix(".")
-    layers = modules.get(path)
-    if not isinstance(layers, nn.ModuleList):
-        raise UserError(f"Hyperdecoders look for the {side}'s layers at '{path}', which {model} does not have.")
+    if path not in full_names:
+        raise UserError(
+            f"Hyperdecoders look for the {side}'s layers at '{path}', which {type(model).__name__} does not have."
+        )
     tap = names.normed if norm_input else names.hidden
+
+    def find(layer: str, module: str) -> str:
+        plain = f"{layer}.{module}"
+        if ".-1" in plain:  # the last of a list
+            before, _, after = plain.partition(".-1")
+            plain = f"{before}.{len(model.get_submodule(before)) - 1}{after}"  # type: ignore[arg-type]
+        if plain not in full_names:
+            raise UserError(f"Hyperdecoders look for the module '{plain}', which {type(model).__name__} does not have.")
+        return full_names[plain]
+
     places = []
-    for number in range(len(layers)):
+    for number in range(len(model.get_submodule(full_names[path]))):  # type: ignore[arg-type]
         layer = f"{path}.{number}"
-        found = [_find(modules, layer, module, model) for module in (names.sum.module, tap.module, names.entry)]
-        places.append(Place(side, number, found[0], names.sum.of, found[1], tap.of, found[2]))
+        modules = [find(layer, module) for module in (names.sum.module, tap.module, names.entry)]
+        places.append(Place(side, number, modules[0], names.sum.of, modules[1], tap.of, modules[2]))
     return Stack(name, tuple(places))
-
-
-def _find(modules: dict[str, nn.Module], layer: str, module: str, model: str) -> str:
-    """Return the full name of a layer's module; a -1 in its name stands for the last of a list."""
-    name = layer
-    for part in module.split("."):
-        if part == "-1":
-            children = [child for child in modules if child.startswith(f"{name}.")]
-            part = str(max((int(child[len(name) + 1 :].partition(".")[0]) for child in children), default=0))
-        name = f"{name}.{part}"
-    if name not in modules:
-        raise UserError(f"Hyperdecoders look for the module '{name}', which {model} does not have.")
-    return name
