@@ -32,6 +32,7 @@ def build_suite(recipe: Recipe) -> TaskSuite:
         cache_dir=recipe.data.cache,
         limits=recipe.data.limits,
         seed=recipe.seed,
+        split_validation_test=recipe.data.split_validation_test,
     )
     return suite if recipe.only is None else _only(suite, recipe.only)
 
@@ -135,7 +136,9 @@ def _generative_model(
         trust_remote_code=settings.trust_remote_code,
     )
     if family == "decoder":
-        longest = max((task.max_target_length or recipe.data.max_target_length for task in tasks), default=0)
+        trained = recipe.data.max_target_length
+        lengths = (max(task.max_target_length or trained, task.max_generated_length or 0) for task in tasks)
+        longest = max(lengths, default=0)
         _check_length(recipe, model, longest)
     torch.manual_seed(recipe.seed)
     task_type = "SEQ_2_SEQ_LM" if family == "encoder_decoder" else "CAUSAL_LM"

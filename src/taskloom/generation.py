@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from taskloom.generative import GenerativeModel
 from taskloom.inference import Inference, Outputs
 from taskloom.tasks import Examples, Task, TaskFeatures
-from taskloom.tasks.answers import answer_ids
+from taskloom.tasks.answers import answer_ids, longest_answer
 from taskloom.tasks.collate_text import Text2TextCollator
 
 __all__ = ["TextInference"]
@@ -24,7 +24,7 @@ class TextInference(Inference):
         model: the model; it is put into evaluation mode for every call and back into its former mode.
         tokenizer: its tokenizer.
         batch_size: examples (or choices of examples) a forward pass.
-        max_target_length: longest answer in tokens, of tasks that do not say their own.
+        max_target_length: longest answer in tokens, of tasks that do not say their own and whose answers are not known.
     """
 
     def __init__(
@@ -76,8 +76,10 @@ class TextInference(Inference):
             ids = self.generative.generate(
                 batch["input_ids"],
                 batch["attention_mask"],
-                task.max_target_length or self.max_target_length,
+                self._room(task),
                 task=batch["task"],
+                num_beams=task.num_beams or 1,
+                min_new_tokens=task.min_target_length,
                 pad_token_id=self.text_collator.padding,
                 eos_token_id=self.tokenizer.eos_token_id,
             )
@@ -85,6 +87,16 @@ class TextInference(Inference):
             for position, text in zip(positions, texts, strict=True):
                 answers[position] = text.strip()
         return answers
+
+    def _room(self, task: Task) -> int:
+        """Return the most tokens of a generated answer: as declared, else as many as the task's known answers need."""
+        longest = task.max_target_length or self.max_target_length
+        known = tuple(task.answers.values()) if task.answers else task.choices
+        if task.max_generated_length is not None:
+            return task.max_generated_length
+        if isinstance(known, tuple):
+            return longest_answer(known, self.tokenizer, longest, self.generative.layout == "decoder")
+        return longest
 
     def _ranked(
         self, task: Task, items: list[dict[str, Any]], examples: Examples

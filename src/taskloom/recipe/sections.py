@@ -76,6 +76,10 @@ class DataSection(_Section):
     limits: dict[str, PositiveInt] = Field(
         default_factory=dict, description="most examples a split, a seeded random subset, e.g. {train: 1000}"
     )
+    split_validation_test: bool = Field(
+        default=False,
+        description="tasks with hidden test labels: half of dev, or 1,000 of train, is held out (a task's hold_out)",
+    )
     cache: _Path | None = Field(
         default=None, description="folder of tokenised features; null: $TASKLOOM_CACHE or ~/.cache/taskloom"
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["answer_ids", "language_ids", "prompt_ids"]
+__all__ = ["answer_ids", "language_ids", "longest_answer", "prompt_ids"]
 
 
 def prompt_ids(
@@ -72,6 +72,14 @@ def answer_ids(
             body = body[: max_length - len(last)]
         rows[index] = body + last
     return rows, too_long, empty
+
+
+def longest_answer(
+    answers: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, decoder_only: bool
+) -> int:
+    """Return how many tokens generation needs for any of the answers that a task has, the end token included."""
+    rows, _, _ = answer_ids([""] * len(answers), answers, tokenizer, max_length, decoder_only)
+    return max(map(len, rows))
 
 
 def language_ids(

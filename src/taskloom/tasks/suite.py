@@ -11,6 +11,7 @@ from taskloom.evaluation.metrics import METRICS
 from taskloom.tasks.archives import is_archive, unpack
 from taskloom.tasks.examples import Examples, derive_labels, examples_from_inputs, read_examples, read_inputs
 from taskloom.tasks.files import read_table, require_file
+from taskloom.tasks.hold_out import hold_out
 from taskloom.tasks.presets import TaskSpec, resolve_tasks
 from taskloom.tasks.sources import forget_files, read_splits
 from taskloom.tasks.task import LABELLED_KINDS, Task
@@ -59,6 +60,7 @@ class TaskSuite:
         cache_dir: Path | str | None = None,
         limits: Mapping[str, int] | None = None,
         seed: int = 0,
+        split_validation_test: bool = False,
     ) -> "TaskSuite":
         """Read and check every split of every task.
 
@@ -72,6 +74,8 @@ class TaskSuite:
             limits: Split to the most examples that are kept of it; "dev" and "test" also hold for further splits
                 that start so. The subset is random but the same for the same seed.
             seed: Chooses the subset.
+            split_validation_test: Whether tasks with a `hold_out` make a test split of their dev or train split,
+                before `limits`.
 
         Raises:
             DataError: One message on the first thing that is wrong with the tasks or their data.
@@ -92,6 +96,8 @@ class TaskSuite:
         try:
             for declared, base in resolved:
                 task, splits = _read_task(declared, base, root)
+                if split_validation_test:
+                    task, splits = hold_out(task, splits)
                 tasks.append(task)
                 for split, read in splits.items():
                     limit = limits.get(split, limits.get(split.split("_")[0]))
