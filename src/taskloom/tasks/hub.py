@@ -96,13 +96,17 @@ def _split_names(task: Task, loaded: datasets.DatasetDict) -> dict[str, str]:
 def _table(task: Task, rows: datasets.Dataset, source: str) -> Table:
     """Return the columns that the task reads; data sets may have others that are large."""
     columns = InputsReader(task).columns
-    if task.target is not None:
-        columns.append(ColumnReader(task.target, task))
-    if isinstance(task.choices, str):
-        columns.append(ColumnReader(task.choices, task))
+    named = [task.target, task.choices if isinstance(task.choices, str) else None, task.spans, task.id, *task.where]
+    columns += [ColumnReader(name, task) for name in named if name is not None]
     wanted = {path for column in columns for path in column.paths} | set(task.explode)
     wanted |= {path.partition(".")[0] for path in wanted}
     kept = rows.select_columns([name for name in rows.column_names if name in wanted])
+    numbers = range(1, len(kept) + 1)
+    for name, values in task.where.items():
+        # Here, too, before the rows are read: a data set of several parts may be large.
+        if name in kept.column_names and kept.features[name].dtype == "string":
+            found = [index for index, value in enumerate(kept[name]) if value in values]
+            kept, numbers = kept.select(found), [numbers[index] for index in found]
     records: list[dict[str, Any]] = kept.to_list()
     classes = {}
     for name, feature in kept.features.items():
@@ -111,7 +115,7 @@ def _table(task: Task, rows: datasets.Dataset, source: str) -> Table:
             classes[name] = tuple(labels.names)
             for record in records:
                 record[name] = _class_names(record[name], labels.names)
-    return Table(source, "row", tuple(rows.column_names), list(enumerate(records, start=1)), classes)
+    return Table(source, "row", tuple(rows.column_names), list(zip(numbers, records, strict=True)), classes)
 
 
 def _class_names(value: Any, names: list[str]) -> Any:

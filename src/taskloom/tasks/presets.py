@@ -126,7 +126,7 @@ def _resolve_preset(spec: Mapping[str, Any], has_data_dir: bool, where: str) -> 
         fields.pop("optional_splits", None)  # splits that the user names must exist
     elif "path" in overrides:
         folder = PurePosixPath(overrides.pop("path"))
-        fields["splits"] = {split: _moved(file, folder) for split, file in fields["splits"].items()}
+        fields["splits"] = _moved(fields["splits"], folder)
     return task_from_mapping(fields | overrides, f"{where} (preset {preset})")
 
 
@@ -156,11 +156,12 @@ def _family_files() -> Iterator[tuple[str, Any]]:
             yield entry.name.removesuffix(".yaml"), entry
 
 
-def _moved(files: str, folder: PurePosixPath) -> str:
-    """Return the file of a split as it lies in the user's own folder; several keep the folders that tell them apart."""
-    if "+" in files:
-        return "+".join(str(folder / file) for file in files.split("+"))
-    return str(folder / PurePosixPath(files).name)
+def _moved(splits: Mapping[str, str], folder: PurePosixPath) -> dict[str, str]:
+    """Return the files of splits as they lie in the user's own folder, with the folders that tell them apart, if any."""
+    names = [PurePosixPath(files).name for files in splits.values()]
+    if len(set(names)) == len(names) and not any("+" in files for files in splits.values()):
+        return {split: str(folder / name) for split, name in zip(splits, names, strict=True)}
+    return {split: "+".join(str(folder / file.strip()) for file in files.split("+")) for split, files in splits.items()}
 
 
 def _read_yaml(text: str, source: str) -> Any:
