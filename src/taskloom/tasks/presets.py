@@ -157,7 +157,7 @@ def _family_files() -> Iterator[tuple[str, Any]]:
 
 
 def _moved(splits: Mapping[str, str], folder: PurePosixPath) -> dict[str, str]:
-    """Return the files of splits as they lie in the user's own folder, with the folders that tell them apart, if any."""
+    """Return the files of splits as they lie in the user's own folder, with folders where these tell them apart."""
     names = [PurePosixPath(files).name for files in splits.values()]
     if len(set(names)) == len(names) and not any("+" in files for files in splits.values()):
         return {split: str(folder / name) for split, name in zip(splits, names, strict=True)}
