@@ -91,11 +91,10 @@ class TextInference(Inference):
     def _room(self, task: Task) -> int:
         """Return the most tokens of a generated answer: as declared, else as many as the task's known answers need."""
         longest = task.max_target_length or self.max_target_length
-        known = tuple(task.answers.values()) if task.answers else task.choices
         if task.max_generated_length is not None:
             return task.max_generated_length
-        if isinstance(known, tuple):
-            return longest_answer(known, self.tokenizer, longest, self.generative.layout == "decoder")
+        if task.known_answers is not None:
+            return longest_answer(task.known_answers, self.tokenizer, longest, self.generative.layout == "decoder")
         return longest
 
     def _ranked(

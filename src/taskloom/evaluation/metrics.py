@@ -9,6 +9,8 @@ kind:
 | regression | numbers | numbers |
 | token | one list of tag names a sentence | the same |
 | span, text2text | answer texts | the gold answer texts of each example |
+| text2text: f1, macro_f1, matthews | positions among the task's answers, -1 for other texts | the same |
+| text2text: pearson, spearman | numbers, -1 for texts that spell none | the same |
 | lm | mean negative log-likelihood (nats) of each text | its number of predicted tokens |
 
 Where a metric is undefined (see each function) it is 0.0, never NaN: one degenerate task must not erase the
@@ -27,11 +29,19 @@ from numpy.typing import ArrayLike
 from taskloom.errors import UserError, did_you_mean
 from taskloom.evaluation.answers import exact_match, token_f1
 from taskloom.evaluation.entities import entity_f1
+from taskloom.evaluation.text import (
+    bleu,
+    class_indices,
+    f1_of_answers,
+    macro_f1_of_answers,
+    numbers,
+    share_of_equal_texts,
+)
 
 if TYPE_CHECKING:
     from taskloom.tasks.task import Task
 
-__all__ = ["METRICS", "combined", "primary", "score_task"]
+__all__ = ["METRICS", "combined", "metric_complaint", "primary", "score_task"]
 
 Metric = Callable[[Any, Any], float]
 
@@ -162,12 +172,37 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
     "text2text": {
         "exact_match": mean_exact_match,
         "token_f1": mean_token_f1,
+        "accuracy": share_of_equal_texts,
+        "f1": f1_of_answers,
+        "macro_f1": macro_f1_of_answers,
+        "matthews": matthews,
+        "pearson": pearson,
+        "spearman": spearman,
+        "bleu": bleu,
         "rouge1": rouge1,
         "rouge2": rouge2,
         "rougeL": rouge_l,
     },
     "lm": {"perplexity": perplexity},
 }
+
+
+#: Metrics of text2text tasks for which the answers are classes, and those for which they are numbers.
+OF_CLASSES = ("f1", "macro_f1", "matthews")
+OF_NUMBERS = ("pearson", "spearman")
+
+
+def metric_complaint(task: "Task", name: str) -> str | None:
+    """Return what is wrong with the metric `name` for this task, None if nothing is."""
+    if name not in METRICS[task.kind]:
+        return f"there is no metric '{name}' for {task.kind} tasks.{did_you_mean(name, METRICS[task.kind])}"
+    if task.kind == "text2text" and name in OF_CLASSES:
+        answers = task.known_answers
+        if answers is None:
+            return f"the metric '{name}' needs to know the answers: give `answers` for the labels, or `choices`"
+        if name == "f1" and len(answers) != 2:
+            return f"the metric 'f1' is for two answers, found {len(answers)}: use macro_f1"
+    return None
 
 
 def score_task(task: "Task", predictions: Sequence[Any], targets: Sequence[Any]) -> dict[str, float]:
@@ -186,15 +221,17 @@ def score_task(task: "Task", predictions: Sequence[Any], targets: Sequence[Any])
             f"`predictions` ({len(predictions)}) and `targets` ({len(targets)}) of task '{task.name}' "
             "must have the same length, at least 1"
         )
-    known = METRICS[task.kind]
     for name in task.metrics:
-        if name not in known:
-            raise ValueError(f"`metrics` of {task.kind} task '{task.name}' has '{name}'.{did_you_mean(name, known)}")
-    found, expected = _in_the_metrics_form(task, predictions, targets)
-    return {name: known[name](found, expected) for name in task.metrics}
+        if complaint := metric_complaint(task, name):
+            raise ValueError(f"`metrics` of task '{task.name}': {complaint}")
+    return {
+        name: METRICS[task.kind][name](*_in_the_metrics_form(task, name, predictions, targets)) for name in task.metrics
+    }
 
 
-def _in_the_metrics_form(task: "Task", predictions: Sequence[Any], targets: Sequence[Any]) -> tuple[Any, Any]:
+def _in_the_metrics_form(
+    task: "Task", name: str, predictions: Sequence[Any], targets: Sequence[Any]
+) -> tuple[Any, Any]:
     match task.kind:
         case "token":
             labels = task.labels or ()
@@ -202,7 +239,14 @@ def _in_the_metrics_form(task: "Task", predictions: Sequence[Any], targets: Sequ
         case "span":
             return predictions, [answers["text"] for answers in targets]
         case "text2text":
-            return predictions, [[target] if isinstance(target, str) else target for target in targets]
+            accepted = [[target] if isinstance(target, str) else target for target in targets]
+            right = [texts[0] for texts in accepted]
+            if name in OF_CLASSES:
+                answers = task.known_answers or ()
+                return class_indices(predictions, answers), class_indices(right, answers)
+            if name in OF_NUMBERS:
+                return numbers(predictions), numbers(right)
+            return predictions, accepted
         case _:
             return predictions, targets
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from taskloom.errors import DataError, did_you_mean
-from taskloom.evaluation.metrics import METRICS
+from taskloom.evaluation.metrics import metric_complaint
 from taskloom.tasks.archives import is_archive, unpack
 from taskloom.tasks.examples import Examples, derive_labels, examples_from_inputs, read_examples, read_inputs
 from taskloom.tasks.files import read_table, require_file
@@ -262,11 +262,8 @@ def _check_limits(limits: Mapping[str, int]) -> None:
 def _check_metrics(tasks: Iterable[Task]) -> None:
     for task in tasks:
         for metric in task.metrics:
-            if metric not in METRICS[task.kind]:
-                raise DataError(
-                    f"task '{task.name}': there is no metric '{metric}' for {task.kind} tasks."
-                    f"{did_you_mean(metric, METRICS[task.kind])}"
-                )
+            if complaint := metric_complaint(task, metric):
+                raise DataError(f"task '{task.name}': {complaint}")
 
 
 def _data_root(data_dir: Path, resolved: Sequence[tuple[Task, Path]], cache: Path) -> Path:

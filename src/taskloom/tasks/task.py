@@ -398,6 +398,13 @@ class Task(BaseModel):
         return self.kind not in GENERATIVE_KINDS
 
     @property
+    def known_answers(self) -> tuple[str, ...] | None:
+        """All answers of a text2text task, those of labels in the labels' order; None if they vary or are unknown."""
+        if self.answers is not None:
+            return tuple(self.answers[label] for label in self.labels) if self.labels else tuple(self.answers.values())
+        return self.choices if isinstance(self.choices, tuple) else None
+
+    @property
     def has_choices(self) -> bool:
         """Whether it is known which answers an example of a text2text task may have."""
         return any(known is not None for known in (self.choices, self.answers, self.answer_choices))
