@@ -164,13 +164,40 @@ class GenerativeModel(nn.Module):
         Returns:
             ``[batch, answer tokens]``, token ids without the prompt.
         """
+        generated = self._generate(input_ids, attention_mask, max_new_tokens, task, **options)
+        return generated if self.layout == "encoder_decoder" else generated[:, input_ids.shape[1] :]
+
+    @torch.no_grad()
+    def generate_scored(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        max_new_tokens: int,
+        task: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Answer prompts, and say how likely the model holds each answer to be; arguments as `generate`.
+
+        Returns:
+            The answers, and ``[batch]`` log p(answer | prompt), the end token included where the answer has one: what
+            `forward` gives as ``log_probability``.
+        """
+        options |= {"return_dict_in_generate": True, "output_logits": True}
+        found = self._generate(input_ids, attention_mask, max_new_tokens, task, **options)
+        prompt = 1 if self.layout == "encoder_decoder" else input_ids.shape[1]
+        answers = found.sequences[:, prompt:]
+        beams = getattr(found, "beam_indices", None)
+        return answers, _sequence_log_probability(answers, found.logits, beams, options.get("eos_token_id"))
+
+    def _generate(
+        self, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int, task: Tensor | None, **options: Any
+    ) -> Any:
         options = {"do_sample": False, "num_beams": 1, **options}
         if self.conditions_on_task and task is not None:
             options["task"] = task
-        generated: Any = self.backbone.generate(  # pyright: ignore[reportCallIssue]
+        return self.backbone.generate(  # pyright: ignore[reportCallIssue]
             input_ids=input_ids, attention_mask=attention_mask, max_new_tokens=max_new_tokens, **options
         )
-        return generated if self.layout == "encoder_decoder" else generated[:, input_ids.shape[1] :]
 
     @property
     def _base(self) -> Any:
@@ -216,6 +243,30 @@ def _smoothed(nll: Tensor, log_probabilities: Tensor, labelled: Tensor, share: f
     # A sum and a division, not a mean: its backward pass spreads one number over the vocabulary without a copy.
     uniform = -log_probabilities.sum(dim=-1) / log_probabilities.shape[-1]
     return (1 - share) * nll + share * uniform * labelled
+
+
+def _sequence_log_probability(
+    answers: Tensor, logits: Sequence[Tensor], beams: Tensor | None, end_token: int | None
+) -> Tensor:
+    """Return the sum of the log-probabilities of each answer's tokens up to its first end token, ``[batch]``.
+
+    Args:
+        answers: ``[batch, answer tokens]``.
+        logits: of each step, ``[batch x beams, vocabulary]``.
+        beams: ``[batch, steps]``, the row of `logits` that each token was chosen from, -1 behind the end; None without
+            beams.
+        end_token: ends an answer.
+    """
+    rows = torch.arange(len(answers), device=answers.device)
+    total = torch.zeros(len(answers), device=answers.device)
+    running = torch.ones_like(rows, dtype=torch.bool)
+    for step, (tokens, scores) in enumerate(zip(answers.T, logits, strict=False)):
+        if beams is not None:
+            rows = beams[:, step].clamp(min=0)
+        chosen = F.log_softmax(scores.float(), dim=-1)[rows, tokens]
+        total += torch.where(running, chosen, 0.0)
+        running &= tokens != (-1 if end_token is None else end_token)
+    return total
 
 
 def _prompt_columns(input_ids: Tensor, labels: Tensor | None) -> int | Tensor:
