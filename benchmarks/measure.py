@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
-__all__ = ["interleaved_seconds", "peak_memory", "print_row", "ratio"]
+__all__ = ["interleaved_seconds", "peak_allocated", "peak_memory", "print_row", "ratio"]
 
 Run = Callable[[], object]
 
@@ -69,6 +70,25 @@ def peak_memory(run: Run) -> int | None:
     before = _resident("VmRSS")
     run()
     return _resident("VmHWM") - before
+
+
+def peak_allocated(run: Run) -> int:
+    """Return the bytes of tensors that `run` holds at its peak on top of what it finds.
+
+    Unlike resident memory this is the same at every run and on every machine: on the CPU the profiler counts each
+    allocation. What `run` frees but did not allocate is not subtracted.
+    """
+    if torch.cuda.is_available():
+        return peak_memory(run) or 0
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    held = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
 
 
 def _resident(field: str) -> int:

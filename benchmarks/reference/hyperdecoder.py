@@ -127,6 +127,8 @@ class AdaptedStack(T5Stack):
             "encoder_attention_mask": encoder_attention_mask,
             **kwargs,
         }
+        if self.mode in ("manual_specific", "task", "generated"):
+            self.give(None)
         if self.mode == "manual_specific":
             self.give([adapters(task) for adapters in self.task_adapters])
         elif self.mode == "task":
@@ -134,7 +136,6 @@ class AdaptedStack(T5Stack):
         elif self.mode == "generated":
             states, mask = encoder_hidden_states, encoder_attention_mask
             if not self.is_decoder:
-                self.give(None)
                 states, mask = super().forward(**inputs).last_hidden_state, attention_mask
             self.give(self.generator(self.mlp(mean_pooling(states, mask))))
         return super().forward(**inputs)
