@@ -1,7 +1,7 @@
 """Metrics of answers that a model wrote itself, where a classifier would have named a class or a number.
 
-A generated answer may be none of the task's answers; each function says how it then counts, which is as in the published
-evaluation (arXiv 2203.08304, after T5's). All values lie in [0, 1] or, of correlations, in [-1, 1], where the
+A generated answer may be none of the task's answers; each function says how it then counts, which is as in the
+published evaluation (arXiv 2203.08304, after T5's). All values lie in [0, 1] or, of correlations, in [-1, 1], where the
 publications print percentages.
 """
 
@@ -81,6 +81,7 @@ def bleu(predictions: Sequence[str], targets: Sequence[Sequence[str]]) -> float:
     except ImportError:
         raise UserError("metrics: bleu needs sacrebleu: pip install 'taskloom[generation]'") from None
     most = max(map(len, targets))
-    streams = [[golds[index] if index < len(golds) else None for golds in targets] for index in range(most)]
+    # Where an example has fewer references than others, sacreBLEU takes None.
+    streams: Any = [[golds[index] if index < len(golds) else None for golds in targets] for index in range(most)]
     score = BLEU().corpus_score(list(predictions), streams).score
     return min(score / 100, 1.0)  # a perfect score is 100.00000000000004

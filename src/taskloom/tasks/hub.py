@@ -55,12 +55,13 @@ def read_dataset(task: Task, folder: Path | None = None) -> tuple[dict[str, str]
 
 
 def _load(task: Task, folder: Path | None, split: str | None = None) -> Any:
-    subset: dict[str, str | None] = {"name": task.subset}
-    if folder is None and task.revision == PARQUET_EXPORT:
-        subset = {"data_dir": task.subset or "default"}
+    revision = None if folder else task.revision
+    name, data_dir = task.subset, None
+    if revision == PARQUET_EXPORT:
+        name, data_dir = None, task.subset or "default"
     try:
         return datasets.load_dataset(
-            str(folder or task.dataset), split=split, revision=None if folder else task.revision, **subset
+            str(folder or task.dataset), name, data_dir=data_dir, split=split, revision=revision
         )
     except (OSError, ValueError, RuntimeError, DatasetsError) as failure:
         reason = str(failure).partition("\n")[0].rstrip(".")

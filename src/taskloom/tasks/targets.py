@@ -81,7 +81,7 @@ def _rounded(value: Any, step: Decimal, name: str) -> str:
     single precision gives the same text as the file.
     """
     number = Decimal(f"{_number(value, name):.6g}")
-    return f"{(number / step).to_integral_value(ROUND_HALF_EVEN) * step:f}"
+    return str(((number / step).to_integral_value(ROUND_HALF_EVEN) * step).quantize(step))
 
 
 def _class_index(value: Any, indices: dict[str, int], name: str) -> int:
