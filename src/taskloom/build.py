@@ -53,6 +53,7 @@ def layout(recipe: Recipe, model: MultiTaskModel | GenerativeModel) -> dict[str,
     """Return how the suite's examples become items for this model: arguments of `TaskSuite.task_features`."""
     return {
         "max_length": recipe.data.max_length,
+        "stride": recipe.data.stride,
         "max_target_length": recipe.data.max_target_length,
         "decoder_only": model.layout == "decoder",
     }

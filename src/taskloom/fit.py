@@ -15,6 +15,7 @@ from taskloom.build import build_model, build_suite, layout, recipe_tokenizer, r
 from taskloom.callbacks import GracefulStop, MetricsWriter, ProgressLine
 from taskloom.errors import RecipeError
 from taskloom.evaluation import majority_baseline
+from taskloom.evaluation.generations import GENERATIONS_FOLDER, Generations, predicted_answers_file
 from taskloom.generative import GenerativeModel
 from taskloom.inference import Scores, dev_splits, mean_score, split_title
 from taskloom.model import MultiTaskModel
@@ -60,12 +61,13 @@ def fit(recipe: Recipe, resume: bool = False, quiet: bool = False) -> RunFolder:
         if run.finished:
             console.print(f"{run.path} is finished: there is nothing to resume.")
             return run
-        _train(recipe, run, suite, model, console)
-        _conclude(recipe, run, suite, console)
+        step = _train(recipe, run, suite, model, console)
+        _conclude(recipe, run, suite, step, console)
     return run
 
 
-def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: Model, console: Console) -> None:
+def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: Model, console: Console) -> int:
+    """Train, and return the step of the best model."""
     settings = recipe.training
     tokenizer = recipe_tokenizer(recipe)
     stop, progress = GracefulStop(console), ProgressLine(console)
@@ -87,6 +89,8 @@ def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: Model, conso
         evaluate_every=settings.evaluate_every,
         checkpoint_every=settings.checkpoint_every,
         best_folder=run.model_folder,
+        answers_folder=run.path,
+        stride=recipe.data.stride,
         pad_to=recipe.data.pad_to,
         callbacks=[MetricsWriter(run.append_metrics), stop, progress],
     )
@@ -109,21 +113,27 @@ def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: Model, conso
     if stop.requested:
         raise KeyboardInterrupt
     tokenizer.save_pretrained(str(run.model_folder / model.backbone_folder))
+    return trainer.state.best_global_step or trainer.state.global_step
 
 
-def _conclude(recipe: Recipe, run: RunFolder, suite: TaskSuite, console: Console) -> None:
+def _conclude(recipe: Recipe, run: RunFolder, suite: TaskSuite, step: int, console: Console) -> None:
     """Write the scores of the best model, its predictions for the test splits, the summary and the curves."""
     scores: Scores = json.loads((run.model_folder / SCORES_FILE).read_text("utf-8"))
     baselines = _baselines(suite)
     run.write_scores({"mean": mean_score(suite, scores), "dev": scores, "majority": baselines})
     predictor = load(run.path)
     inference = predictor.inference(recipe.training.eval_batch_size)
+    generations = Generations()
     for task in suite:
         for split in task.test_splits:
             items = suite.task_features(task.name, split, predictor.tokenizer, **layout(recipe, predictor.model))
-            predictions, _ = inference.predict(task, items, suite.examples(task.name, split))
-            file_name = task.submission.get(split) or f"{split_title(task.name, split).replace('/', '-')}.tsv"
+            examples, title = suite.examples(task.name, split), split_title(task.name, split)
+            predictions, outputs = inference.predict(task, items, examples)
+            generations.add(title, task, items, examples, predictions, outputs.candidates)
+            file_name = task.submission.get(split) or f"{title.replace('/', '-')}.tsv"
             run.write_submission(file_name, _submitted(task, predictions))
+    generations.write_into(run.path / GENERATIONS_FOLDER)
+    generations.write_predicted_answers(run.path / predicted_answers_file(step, test=True))
     learning_curves({recipe.name: run.metrics_file}, run.path / "curves.png")
     run.write_summary(score_markdown(list(suite), {recipe.name: scores}, baselines))
     run.mark_finished()
@@ -131,12 +141,13 @@ def _conclude(recipe: Recipe, run: RunFolder, suite: TaskSuite, console: Console
     console.print(f"Run folder: {run.path}")
 
 
-def evaluate(run: str | Path, split: str = "dev") -> Scores:
+def evaluate(run: str | Path, split: str = "dev", save: str | Path | None = None) -> Scores:
     """Score the best model of a run on a split of its tasks' data.
 
     Args:
         run: the run folder.
         split: ``"dev"``, ``"test"`` (where it has targets) or the name of a further split.
+        save: a folder for what a generative model answered; see `taskloom.evaluation.generations`.
 
     Returns:
         The metrics of each task that has this split.
@@ -151,7 +162,11 @@ def evaluate(run: str | Path, split: str = "dev") -> Scores:
         if split in task.splits and (task.kind == "lm" or suite.examples(task.name, split).targets is not None):
             settings = layout(predictor.recipe, predictor.model)
             scored[task.name, split] = suite.task_features(task.name, split, predictor.tokenizer, **settings)
-    scores, _ = predictor.inference(predictor.recipe.training.eval_batch_size).score(suite, scored)
+    generations = Generations()
+    scores, _ = predictor.inference(predictor.recipe.training.eval_batch_size).score(suite, scored, generations)
+    if save is not None:
+        generations.write_into(Path(save))
+        generations.write_predicted_answers(Path(save) / "predicted_answers.json")
     return scores
 
 

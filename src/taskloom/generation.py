@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from taskloom.evaluation.candidates import Candidate, likeliest_answer
 from taskloom.generative import GenerativeModel
 from taskloom.inference import Inference, Outputs
 from taskloom.tasks import Examples, Task, TaskFeatures
@@ -47,7 +48,8 @@ class TextInference(Inference):
         Returns:
             The answers as texts (of an lm task, each text's mean negative log-likelihood a token), and the outputs:
             `logits` are the log-probabilities of each example's choices, in the order of `Examples.choices`, if the
-            task ranks them; `loss` is None without targets.
+            task ranks them; `loss` is None without targets. Of a question over several windows the answer is the
+            likeliest that is not empty, and `candidates` are the answers of all windows.
         """
         training = self.model.training
         self.model.eval()
@@ -60,7 +62,13 @@ class TextInference(Inference):
             if task.ranks:
                 answers, scores = self._ranked(task, items, examples)
                 return answers, Outputs(scores, loss)
-            return self._generated(task, items), Outputs([], loss)
+            answers, scores = self._generated(task, items)
+            if not task.keeps_candidates:
+                return answers, Outputs([], loss)
+            candidates: list[list[Candidate]] = [[] for _ in range(len(examples))]
+            for example, answer, score in zip(features.examples.tolist(), answers, scores.tolist(), strict=True):
+                candidates[example].append((answer, score))
+            return [likeliest_answer(found) for found in candidates], Outputs([], loss, candidates)
         finally:
             self.model.train(training)
 
@@ -69,24 +77,30 @@ class TextInference(Inference):
             return [len(item["target_ids"]) for item in features.__getitems__(range(len(features)))]
         return super()._targets(task, features, examples)
 
-    def _generated(self, task: Task, items: list[dict[str, Any]]) -> list[str]:
-        answers = [""] * len(items)
+    def _generated(self, task: Task, items: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]:
+        """Return the generated answers and, if the task keeps candidates, -log p of each."""
+        answers, scores = [""] * len(items), np.zeros(len(items))
         for positions in self._batches(items):
             batch = self._on_device(self.text_collator.prompts([items[position] for position in positions]))
-            ids = self.generative.generate(
-                batch["input_ids"],
-                batch["attention_mask"],
-                self._room(task),
-                task=batch["task"],
-                num_beams=task.num_beams or 1,
-                min_new_tokens=task.min_target_length,
-                pad_token_id=self.text_collator.padding,
-                eos_token_id=self.tokenizer.eos_token_id,
-            )
+            options: dict[str, Any] = {
+                "input_ids": batch["input_ids"],
+                "attention_mask": batch["attention_mask"],
+                "max_new_tokens": self._room(task),
+                "task": batch["task"],
+                "num_beams": task.num_beams or 1,
+                "min_new_tokens": task.min_target_length,
+                "pad_token_id": self.text_collator.padding,
+                "eos_token_id": self.tokenizer.eos_token_id,
+            }
+            if task.keeps_candidates:
+                ids, log_probability = self.generative.generate_scored(**options)
+                scores[positions] = -log_probability.cpu().numpy()
+            else:
+                ids = self.generative.generate(**options)
             texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
             for position, text in zip(positions, texts, strict=True):
                 answers[position] = text.strip()
-        return answers
+        return answers, scores
 
     def _room(self, task: Task) -> int:
         """Return the most tokens of a generated answer: as declared, else as many as the task's known answers need."""

@@ -9,6 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from taskloom.evaluation import primary, score_task
+from taskloom.evaluation.candidates import Candidate
+from taskloom.evaluation.generations import Generations
 from taskloom.evaluation.prediction import classes, tags, values
 from taskloom.evaluation.span import Answer, best_answers
 from taskloom.generative import GenerativeModel
@@ -28,10 +30,12 @@ class Outputs:
         logits: an array an item: ``[outputs]`` at sequence level, ``[tokens, outputs]`` at token level, without
             padding.
         loss: mean loss of the items; None without targets.
+        candidates: of question answering by generation, the answers of each example's windows; otherwise None.
     """
 
     logits: list[np.ndarray]
     loss: float | None
+    candidates: list[list[Candidate]] | None = None
 
 
 class Inference:
@@ -111,12 +115,18 @@ class Inference:
         """Return what predictions are compared with."""
         return examples.targets or []
 
-    def score(self, suite: TaskSuite, features: dict[tuple[str, str], TaskFeatures]) -> tuple[Scores, dict[str, float]]:
+    def score(
+        self,
+        suite: TaskSuite,
+        features: dict[tuple[str, str], TaskFeatures],
+        generations: Generations | None = None,
+    ) -> tuple[Scores, dict[str, float]]:
         """Score splits that have targets.
 
         Args:
             suite: the tasks and their examples.
             features: the items of each (task name, split).
+            generations: takes in what a generative model answers.
 
         Returns:
             The metrics and the mean loss of each split, by its title (``mnli``, ``mnli/dev_mismatched``).
@@ -129,6 +139,8 @@ class Inference:
             if task.kind == "span":
                 predictions = [answer.text for answer in predictions]
             title = split_title(name, split)
+            if generations is not None:
+                generations.add(title, task, items, examples, predictions, outputs.candidates)
             scores[title] = score_task(task, predictions, self._targets(task, items, examples))
             losses[title] = outputs.loss if outputs.loss is not None else float("nan")
         return scores, losses

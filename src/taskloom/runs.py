@@ -10,6 +10,9 @@ runs/NAME/
   summary.md         the scores as a table
   curves.png         the learning curves
   predictions/       predictions for the test splits, one TSV each
+  generations/       of tasks that generate text, what the best model answered, one JSONL a split
+  STEPpredicted_answers.json, STEPpredicted_answers_test.json
+                     of question answering by generation, the answers of all windows with their likelihoods
   finished.json      written last
 """
 

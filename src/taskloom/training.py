@@ -22,6 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import IntervalStrategy, sort_checkpoints
 
 from taskloom.aggregation import aggregate_gradients, find_aggregator
+from taskloom.evaluation.generations import GENERATIONS_FOLDER, Generations, predicted_answers_file
 from taskloom.generation import TextInference
 from taskloom.generative import GenerativeModel
 from taskloom.inference import Inference, Scores, dev_splits, mean_score, split_title
@@ -59,6 +60,9 @@ class MultiTaskTrainer(Trainer):
         evaluate_every: optimizer steps from one evaluation to the next; None evaluates once an epoch.
         checkpoint_every: optimizer steps from one checkpoint to the next; None writes one at each evaluation.
         best_folder: where the best model so far is kept, with its dev scores.
+        answers_folder: where generated answers are kept: those of the best model so far (`generations`), and of
+            question answering the candidates of each evaluation (`<step>predicted_answers.json`).
+        stride: tokens by which neighbouring windows over a context overlap.
         pad_to: pad every batch to this many tokens; None pads to the longest of the batch.
         callbacks: further Trainer callbacks.
 
@@ -86,6 +90,8 @@ class MultiTaskTrainer(Trainer):
         evaluate_every: int | None = None,
         checkpoint_every: int | None = None,
         best_folder: Path | None = None,
+        answers_folder: Path | None = None,
+        stride: int = 128,
         pad_to: int | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
@@ -96,11 +102,13 @@ class MultiTaskTrainer(Trainer):
         self.aggregator = find_aggregator(aggregator) if aggregator else None
         self.patience = patience
         self.best_folder = best_folder
+        self.answers_folder = answers_folder
         self.checkpoints = Path(args.output_dir or "checkpoints")
         self.head_learning_rate = head_learning_rate
         layout: dict[str, Any] = {
             "max_length": max_length,
             "on_too_long": on_too_long,
+            "stride": stride,
             "max_target_length": max_target_length,
             "decoder_only": model.layout == "decoder",
         }
@@ -151,6 +159,7 @@ class MultiTaskTrainer(Trainer):
             args.device,
         )
         self._scores: Scores = {}
+        self._generations = Generations()
         self._loss_sums = torch.zeros(len(suite), device=args.device)
         self._counts = torch.zeros(len(suite), device=args.device)
 
@@ -243,8 +252,12 @@ class MultiTaskTrainer(Trainer):
         Returns:
             ``eval_mean``, the mean over tasks of the primary metric, and ``eval_<task>_<metric>``.
         """
-        scores, losses = self.inference.score(self.suite, self.dev_features)
+        self._generations = Generations()
+        scores, losses = self.inference.score(self.suite, self.dev_features, self._generations)
         self._scores = scores
+        if self.answers_folder is not None and self.args.should_save:
+            path = self.answers_folder / predicted_answers_file(self.state.global_step)
+            self._generations.write_predicted_answers(path)
         mean = mean_score(self.suite, scores)
         named = {f"{title}/{metric}": value for title, task in scores.items() for metric, value in task.items()}
         named |= {f"{title}/loss": value for title, value in losses.items()}
@@ -261,6 +274,8 @@ class MultiTaskTrainer(Trainer):
                 with staged_folder(self.best_folder) as folder:
                     self.network.save(folder)
                     write_atomically(folder / SCORES_FILE, json.dumps(self._scores, indent=2))
+            if self.answers_folder is not None and self.args.should_save and len(self._generations):
+                self._generations.write(self.answers_folder / GENERATIONS_FOLDER)
         elif self.patience is not None:
             best = self.state.best_global_step or 0
             since = sum("dev/mean" in entry and entry["step"] > best for entry in self.state.log_history)

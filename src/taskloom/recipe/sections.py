@@ -67,6 +67,11 @@ class DataSection(_Section):
     max_target_length: PositiveInt = Field(
         default=128, description="longest text2text answer, end token included; a task may set its own (tokens)"
     )
+    stride: int = Field(
+        default=128,
+        ge=0,
+        description="span tasks and tasks with windows: overlap of neighbouring windows, at most half of one (tokens)",
+    )
     on_too_long: Literal["truncate", "error"] = Field(
         default="truncate", description="what happens to a longer example"
     )

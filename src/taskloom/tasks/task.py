@@ -415,6 +415,11 @@ class Task(BaseModel):
         return self.kind == "text2text" and self.decoding != "generate" and self.has_choices
 
     @property
+    def keeps_candidates(self) -> bool:
+        """Whether its answers, one or more an example, are kept with their likelihoods: question answering."""
+        return self.kind == "text2text" and (self.windows or self.id is not None) and not self.ranks
+
+    @property
     def dev_splits(self) -> tuple[str, ...]:
         """Names of the splits to evaluate on while training, in the declared order."""
         return tuple(split for split in self.splits if split.startswith("dev"))

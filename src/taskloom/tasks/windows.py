@@ -1,9 +1,9 @@
 """Questions over contexts of any length for models that generate the answer: windows that slide over the context.
 
 An item is what stands before the context, whole, followed by a window of the context; neighbouring windows share
-`stride` tokens (as the published `data/mrqa_preprocess.py` of Hyperdecoders, arXiv 2203.08304, section 4.2). The
-answer of a window is the first answer that stands wholly inside its characters, or the empty text. Question and context
-are tokenised as one text and cut where the context begins, so that a window's tokens are those of the running text.
+`stride` tokens (as Hyperdecoders read MRQA, arXiv 2203.08304, there `data/mrqa_preprocess.py`). The answer of a window
+is the first answer that stands wholly inside its characters, or the empty text. Question and context are tokenised as
+one text and cut where the context begins, so that a window's tokens are those of the running text.
 
 Two slips of the published code are mended: MRQA's inclusive ends were compared with an exclusive one, so that an answer
 could lack its last character; and a detected answer was looked up in the list of gold answers, whose order may differ.
