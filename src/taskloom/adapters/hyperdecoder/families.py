@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from peft import PeftModel
 from torch import nn
 
 from taskloom.adapters.wrapping import outermost_names
@@ -92,7 +93,7 @@ def find_stacks(model: nn.Module, norm_input: bool) -> dict[Side, Stack]:
     """Return the stacks of a model: encoder and decoder, or, of a decoder-only model, the decoder alone.
 
     Args:
-        model: a transformers model, which may be wrapped by adapters already.
+        model: a transformers model, which may be wrapped by adapters already, or the `PeftModel` around it.
         norm_input: whether adapters read the states behind the feed-forward block's norm.
 
     Raises UserError if the model's type is unknown or a module is missing.
@@ -105,7 +106,8 @@ def find_stacks(model: nn.Module, norm_input: bool) -> dict[Side, Stack]:
             f"'{getattr(config, 'model_type', None)}'). Known model types: {', '.join(sorted(_FAMILIES))}."
         )
     full_names = outermost_names(model)
-    inner = getattr(model, "base_model", model)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner = getattr(base, "base_model", base)
     prefix = next((f"{name}." for name, module in model.named_modules() if module is inner and name), "")
     sides: tuple[Side, ...] = ("encoder", "decoder") if getattr(config, "is_encoder_decoder", False) else ("decoder",)
     stacks: dict[Side, Stack] = {}

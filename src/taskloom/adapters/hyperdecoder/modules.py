@@ -66,9 +66,10 @@ def mean_pool(states: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return states.mean(dim=1)
-    weights = mask.to(states.dtype)
-    total = (weights.unsqueeze(1) @ states).squeeze(1)
-    return total / weights.sum(dim=1, keepdim=True).clamp(min=1)
+    # Not a product with the mask: what stands on padding may be NaN.
+    real = (mask != 0).unsqueeze(-1)
+    total = torch.where(real, states, 0).sum(dim=1)
+    return total / real.sum(dim=1).clamp(min=1)
 
 
 class SharedAdapter(nn.Module):
