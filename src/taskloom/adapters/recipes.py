@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from taskloom.adapters.ca_mtl.config import CAMTLConfig
 from taskloom.adapters.ca_mtl.encoders import find_encoder
 from taskloom.adapters.ca_mtl.settings import resolve_layers
+from taskloom.adapters.hyperdecoder.config import HyperdecoderConfig
 from taskloom.errors import RecipeError, UserError, did_you_mean
 from taskloom.recipe import AdapterSection
 from taskloom.recipe.adapter import OWN_METHODS, ca_mtl_settings, hyperdecoder_settings
@@ -56,8 +57,6 @@ def adapt(
 def _hyperdecoder_config(
     model: PreTrainedModel, adapter: AdapterSection, num_tasks: int, task_type: str | None
 ) -> PeftConfig:
-    from taskloom.adapters.hyperdecoder.config import HyperdecoderConfig
-
     if task_type is None:
         raise RecipeError(
             f"adapter.method: hyperdecoder adapts models that generate text (T5, BART, GPT-2, Llama); "
