@@ -9,6 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from taskloom.tasks import list_presets
+from taskloom.tasks.presets import resolve_tasks
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -54,3 +57,35 @@ def test_grad_tag_on_a_graph(tmp_path, monkeypatch):
     exec(block, names)
     assert sorted(position for group in names["groups"] for position in group) == list(range(count))
     assert len(names["groups"]) == 5
+
+
+def test_a_text_to_text_task_of_ones_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _, declaration = re.findall(r"```yaml\n(.*?)```", (DOCS / "text-to-text.md").read_text("utf-8"), flags=re.DOTALL)
+    (tmp_path / "mood.yaml").write_text(declaration)
+    for file, label in (("old/train", "positive"), ("new/train", "negative"), ("dev", "positive")):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{file}.jsonl").write_text(f'{{"text": "What a film!", "label": "{label}"}}\n')
+    (block,) = blocks("text-to-text.md")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert capsys.readouterr().out == "('mood review: What a film!',) good\n"
+    assert names["examples"].targets == ["good", "bad"]
+
+
+def test_the_table_of_text_to_text_presets_is_true():
+    rules = {"half_of_dev": "half of dev", "thousand_of_train": "1,000 of train", None: ""}
+    page = (DOCS / "text-to-text.md").read_text("utf-8")
+    table = page.partition("## Presets")[2].partition("## A task")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| `")]
+    ids = [preset for preset, _ in list_presets() if re.match(r"text2text/(?!squad|mrqa)", preset)]
+    tasks = [task for task, _ in resolve_tasks(ids, Path(), has_data_dir=False)]
+    assert rows == [
+        [
+            f"`{preset}`",
+            str(task.dataset) + (f" ({task.subset})" if task.subset else ""),
+            ", ".join(task.metrics),
+            rules[task.hold_out],
+        ]
+        for preset, task in zip(ids, tasks, strict=True)
+    ]
