@@ -145,7 +145,8 @@ class HyperdecoderModel(ConditionedTuner):
     def generation(self, task: Tensor | None, args: tuple, kwargs: dict[str, Any]) -> Iterator[None]:
         names = ("inputs", "input_ids", "inputs_embeds")
         given = [*args[:1], *(kwargs[name] for name in names if kwargs.get(name) is not None)]
-        self.generating = Generation(task, len(given[0]), given[0].shape[1]) if given else Generation(task)
+        sizes = given[0].shape[:2] if given else (0, 0)
+        self.generating = Generation(task, *sizes, mask=kwargs.get("attention_mask"))
         for context in self.contexts.values():
             context.forget()  # parameters may have changed since the last generation
             context.expands = True
@@ -234,12 +235,24 @@ class HyperdecoderModel(ConditionedTuner):
                         "The adapters are generated from the whole prompt, but its beginning is in `past_key_values` "
                         "already, made by another model or in pieces. Pass the whole prompt at once."
                     )
-                prompt = Prompt(length, kwargs.get("attention_mask"), every)
+                prompt = Prompt(length, self._prompt_mask(kwargs.get("attention_mask"), every), every)
             if self.generating is not None:
                 self.generating.source = source
         elif torch.is_grad_enabled() or stack.training:
             source = Source(source.task, source.pooled)
         context.begin(Pass(source, start=self._first_adapted(length), prompt=prompt))
+
+    def _prompt_mask(self, mask: Any, every: int) -> Tensor | None:
+        """Return the attention mask of the prompts, [prompts, columns]."""
+        if self.generating is not None and self.generating.mask is not None:
+            return self.generating.mask
+        if mask is None:
+            return None
+        if not isinstance(mask, Tensor) or mask.dim() != 2:
+            raise ValueError(
+                "`attention_mask` must have two dimensions, [batch, tokens], to tell which tokens of a prompt are real."
+            )
+        return mask[::every]
 
     def _first_adapted(self, length: int | Tensor) -> int | Tensor:
         """Return the first column that is adapted: the prompt's last, where the answer's first token is predicted."""

@@ -62,12 +62,12 @@ class Source:
 
 @dataclass(eq=False)
 class Prompt:
-    """The prompt of a decoder-only model's input, whose states are pooled.
+    """The prompts of a decoder-only model's input, whose states are pooled.
 
     Attributes:
         length: leading columns that are the prompt, padding included, an int or LongTensor[rows].
-        mask: attention mask [rows, columns] of at least these columns; None counts every column.
-        every: rows that belong to one sequence of the prompt, such as its beams.
+        mask: attention mask [prompts, columns] of at least these columns; None counts every column.
+        every: rows that belong to one prompt, such as its beams.
     """
 
     length: int | Tensor
@@ -75,9 +75,8 @@ class Prompt:
     every: int = 1
 
     def pool(self, hidden: Tensor) -> Tensor:
-        """Return the mean states of the prompts, FloatTensor[rows / every, hidden]."""
-        mask = None if self.mask is None else self.mask[:: self.every]
-        hidden = hidden[:: self.every]
+        """Return the mean states of the prompts, FloatTensor[prompts, hidden], of those of all rows."""
+        hidden, mask = hidden[:: self.every], self.mask
         if isinstance(self.length, int):
             return mean_pool(hidden[:, : self.length], None if mask is None else mask[:, : self.length])
         columns = torch.arange(hidden.shape[1], device=hidden.device)
@@ -118,12 +117,14 @@ class Generation:
         task: task ids, LongTensor[examples].
         examples: examples in the batch, before beams or samples expand it; 0 if not known.
         width: columns of the prompt, padding included.
+        mask: attention mask [examples, width], if one was given.
         source: of a decoder-only model, what this call's adapters are generated from.
     """
 
     task: Tensor | None
     examples: int = 0
     width: int = 0
+    mask: Tensor | None = None
     source: Source | None = None
 
     def rows_per_example(self, rows: int) -> int:
