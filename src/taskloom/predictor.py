@@ -70,7 +70,8 @@ class Predictor:
             One record an example: ``{"label": name, "probabilities": {name: share}}`` for classification,
             ``{"value": number}`` for regression (and for lm, the mean negative log-likelihood a token),
             ``{"tags": [names]}`` for token, ``{"answer": text}`` for span and text2text tasks, the latter with the
-            ``probabilities`` of the choices if it has them.
+            ``probabilities`` of the choices if it has them. Where a text2text task answers questions, ``candidates``
+            are the answers of the windows, ``{"text": text, "score": -log p}`` each.
 
         Raises:
             DataError: no task of that name, or an example that lacks a column.
@@ -84,7 +85,7 @@ class Predictor:
         if declared.kind == "lm":
             return [{"value": float(loss)} for loss in predictions]
         if declared.kind == "text2text":
-            return answer_records(predictions, examples.choices, outputs.logits)
+            return answer_records(predictions, examples.choices, outputs.logits, outputs.candidates)
         logits = np.stack(outputs.logits) if declared.kind == "classification" else None
         return records(declared, predictions, logits)
 

@@ -15,7 +15,7 @@ from taskloom.storage import write_atomically
 
 __all__ = ["predict"]
 
-_FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")
+_FORMATS = (".jsonl", ".csv", ".tsv", ".parquet", ".json")
 
 
 def predict(
@@ -26,7 +26,12 @@ def predict(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help=f"{', '.join(_FORMATS)}; without it JSONL goes to stdout."),
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help=f"{', '.join(_FORMATS)} (of question answering, for `taskloom evaluate mrqa`); without it JSONL "
+            "goes to stdout.",
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples a forward pass.")] = 64,
 ) -> None:
@@ -39,6 +44,12 @@ def predict(
 
     predictor = load(run)
     examples = predictor.suite.read_inputs(task, source)
+    if output is not None and output.suffix.lower() == ".json":
+        ids = _question_ids(output, task, examples.ids if predictor.suite[task].keeps_candidates else None)
+        records = predictor.predict(task, examples, batch_size)
+        write_atomically(output, _predicted_answers(ids, records))
+        typer.echo(f"{len(records):,} predictions: {output}", err=True)
+        return
     rows = [_row(record) for record in predictor.predict(task, examples, batch_size)]
     if output is None:
         typer.echo(_json_lines(rows), nl=False)
@@ -56,11 +67,30 @@ def _check_output(output: Path, source: Path) -> None:
         raise UserError(f"--output {output}: is the input file itself")
 
 
+def _question_ids(output: Path, task: str, ids: Sequence[str] | None) -> Sequence[str]:
+    if ids is None:
+        raise DataError(
+            f"--output {output}: .json is for the answers to questions that have an id, by that id; task '{task}' or "
+            "the input file has none. Write .jsonl"
+        )
+    return ids
+
+
+def _predicted_answers(ids: Sequence[str], records: Sequence[dict[str, Any]]) -> str:
+    """Return the candidates of each question in the form of a run's `predicted_answers.json`."""
+    answers: dict[str, list[list[Any]]] = {}
+    for name, record in zip(ids, records, strict=True):
+        found = [[candidate["text"], candidate["score"]] for candidate in record["candidates"]]
+        answers.setdefault(name, []).extend(found)
+    return to_json(answers) + "\n"
+
+
 def _row(record: dict[str, Any]) -> dict[str, Any]:
     """Return a `Predictor.predict` record as one flat row."""
     prediction = next(record[key] for key in ("label", "value", "tags", "answer") if key in record)
     shares = record.get("probabilities", {})
-    return {"prediction": prediction} | {f"probability_{label}": share for label, share in shares.items()}
+    row = {"prediction": prediction} | {f"probability_{label}": share for label, share in shares.items()}
+    return row | {"candidates": record["candidates"]} if "candidates" in record else row
 
 
 def _encode(rows: Sequence[dict[str, Any]], extension: str) -> str | bytes:
@@ -83,9 +113,15 @@ def _delimited(rows: Sequence[dict[str, Any]], delimiter: str) -> str:
     writer = csv.DictWriter(text, fieldnames=names, delimiter=delimiter, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        tags = row["prediction"]
-        writer.writerow(row | {"prediction": " ".join(tags)} if isinstance(tags, list) else row)
+        writer.writerow({name: _cell(value) for name, value in row.items()})
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Return the tags of a sentence as one text, and the candidates of an answer as JSON."""
+    if not isinstance(value, list):
+        return value
+    return " ".join(value) if all(isinstance(item, str) for item in value) else to_json(value)
 
 
 def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:

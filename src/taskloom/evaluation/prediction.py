@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from taskloom.evaluation.candidates import Candidate
+
 if TYPE_CHECKING:
     from taskloom.tasks.task import Task
 
@@ -85,13 +87,21 @@ def records(task: "Task", predictions: Sequence[Any], logits: Logits | None = No
 
 
 def answer_records(
-    answers: Sequence[str], choices: Sequence[Sequence[str]] | None, scores: Sequence[Logits]
+    answers: Sequence[str],
+    choices: Sequence[Sequence[str]] | None,
+    scores: Sequence[Logits],
+    candidates: Sequence[Sequence[Candidate]] | None = None,
 ) -> list[dict[str, Any]]:
     """Return one readable record an example of a text2text task: ``{"answer": text}``.
 
     Where the answer was chosen, ``probabilities`` are the shares of the choices: the softmax of `scores`, each choice's
-    log-probability.
+    log-probability. Where it is the likeliest of several, ``candidates`` are all of them.
     """
+    if candidates is not None:
+        return [
+            {"answer": answer, "candidates": [{"text": text, "score": score} for text, score in found]}
+            for answer, found in zip(answers, candidates, strict=True)
+        ]
     if choices is None:
         return [{"answer": answer} for answer in answers]
     return [

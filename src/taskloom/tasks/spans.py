@@ -31,7 +31,7 @@ def answer_spans(value: Any, context: str, name: str) -> list[Span]:
 
 
 def answer_texts(value: Any, name: str) -> list[str]:
-    """Return the texts that count as right answers; a single empty one if there is no answer.
+    """Return the texts that count as right answers; none if the question has no answer.
 
     Args:
         value: what the column `name` holds: a text, a list of texts, or an object with a list `text`.
@@ -44,7 +44,7 @@ def answer_texts(value: Any, name: str) -> list[str]:
     texts = [texts] if isinstance(texts, str) else texts
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"the field '{name}' holds {value!r:.60}, expected the texts of the answers")
-    return texts or [""]
+    return texts
 
 
 def _squad_spans(value: Mapping[str, Any], context: str, name: str) -> Iterator[Span]:

@@ -33,7 +33,7 @@ def target_parser(task: Task, name: str) -> TargetParser:
     if task.kind == "span":
         return lambda value, texts: _answers(value, texts[1], name)
     if task.windows:
-        return lambda value, _: answer_texts(value, name)
+        return lambda value, _: answer_texts(value, name) or [""]
     if task.kind == "text2text":
         answers = task.answers
         if task.round_to is not None:
