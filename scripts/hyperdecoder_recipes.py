@@ -9,6 +9,7 @@ have in common stands in `FOLDERS` and `TRAINING`. An empty cell leaves the defa
 """
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +97,11 @@ def recipe(row: dict[str, str]) -> dict[str, Any]:
 
 def _description(row: dict[str, str]) -> str:
     model = row["model"].rpartition("/")[2]
+    place = re.search(r"tables? \d( and \d)?", row["paper"])
+    end = f"{place[0]} of the paper; needs a GPU" if place else "needs a GPU"
     if row["also_trained"] == "everything":
-        return f"Full fine-tuning, {row['tasks']}, {model}, to compare with Hyperdecoders; needs a GPU"
-    return f"Hyperdecoders, {row['tasks']}, {model}: encoder {row['encoder']}, decoder {row['decoder']}; needs a GPU"
+        return f"Full fine-tuning, {row['tasks']}, {model}, to compare with Hyperdecoders; {end}"
+    return f"Hyperdecoders, {row['tasks']}, {model}: encoder {row['encoder']}, decoder {row['decoder']}; {end}"
 
 
 def _adapter(row: dict[str, str]) -> dict[str, Any]:

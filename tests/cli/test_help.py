@@ -99,6 +99,10 @@ def test_recipes_are_listed_printed_and_found(capsys):
     assert run(capsys, "recipes", "ca-mtl/base").out == packaged_recipes()["ca-mtl/base"].read_text()
     assert json.loads(run(capsys, "recipes", "ca-mtl/base", "--json").out)["seed"] == 12
     assert refused(capsys, "recipes", "ca-mtl/bas").endswith("Did you mean 'ca-mtl/base'?")
+    below = json.loads(run(capsys, "recipes", "hyperdecoders", "--json").out)
+    assert {entry["name"] for entry in below} == {
+        name for name in packaged_recipes() if name.startswith("hyperdecoders/")
+    }
     fields = json.loads(run(capsys, "recipes", "--fields", "--json").out)
     assert [field["name"] for field in fields] == [field.name for field in recipe_fields()]
 
