@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import sacrebleu
+from rouge_score.rouge_scorer import RougeScorer
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import f1_score, matthews_corrcoef
 
@@ -99,6 +100,17 @@ def test_bleu_of_several_references():
     targets = [[REFERENCES[0], others[0]], REFERENCES[1], [REFERENCES[2]]]
     assert score("bleu", HYPOTHESES, targets) == pytest.approx(expected / 100)
     assert score("bleu", HYPOTHESES, targets) > score("bleu", HYPOTHESES, REFERENCES)
+
+
+def test_rouge_of_sentences_takes_each_gold_sentence_for_itself():
+    gold, found = "The cat sat. A dog ran off.", "A dog ran off. The cat sat."
+    assert score("rougeLsum", [found], [gold]) == 1.0
+    # The longest subsequence that is in this order is "a dog ran off", 4 of 7 words on either side.
+    assert score("rougeL", [found], [gold]) == pytest.approx(4 / 7)
+    scorer = RougeScorer(["rougeLsum"], use_stemmer=True)
+    expected = scorer.score("Cats sit.\nDogs run!", "A cat sits.\nIt runs!")["rougeLsum"].fmeasure
+    assert 0 < expected < 1
+    assert score("rougeLsum", ["A cat sits. It runs!"], ["Cats sit.\nDogs run!"]) == pytest.approx(expected)
 
 
 def test_without_sacrebleu_the_extra_is_named(monkeypatch):

@@ -127,7 +127,7 @@ METRICS = {
     "qqp": ("accuracy", "f1"),
     "stsb": ("pearson", "spearman"),
     **dict.fromkeys([name for name in ROWS if name.startswith(("wmt", "iwslt"))], ("bleu",)),
-    **dict.fromkeys(["xsum", "cnn_dailymail", "wiki_lingua_english_en"], ("rouge1", "rouge2", "rougeL")),
+    **dict.fromkeys(["xsum", "cnn_dailymail", "wiki_lingua_english_en"], ("rouge1", "rouge2", "rougeL", "rougeLsum")),
 }
 SMALL = {"cola", "wnli", "rte", "trec", "superglue-cb", "sick", "mrpc", "stsb", "imdb", "commonsense_qa"}
 SMALL.add("superglue-boolq")

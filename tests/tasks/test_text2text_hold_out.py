@@ -86,6 +86,25 @@ def test_without_the_setting_or_a_rule_splits_stay(folder, rule, asked):
     assert suite.examples("t", "test").targets is None
 
 
+def test_a_task_that_stays_without_a_labelled_test_split_is_named(folder, caplog):
+    load(folder, None)
+    assert "task 't' has no test split with targets, and split_validation_test does not make one" in caplog.text
+    caplog.clear()
+    load(folder, None, splits={"train": "train.jsonl", "dev": "dev.jsonl", "test": "dev.jsonl"})
+    assert not caplog.text
+
+
+@pytest.mark.real_data
+def test_presets_for_encoders_hold_out_the_same_examples():
+    folder = real_data("glue")
+    encoder = TaskSuite.load(["glue/mrpc", "glue/mnli"], data_dir=folder, split_validation_test=True)
+    text = TaskSuite.load(["text2text/mrpc"], data_dir=folder.parent, split_validation_test=True)
+    assert encoder.examples("mrpc", "test").lines == text.examples("mrpc", "test").lines
+    assert encoder.examples("mrpc", "test").targets is not None
+    assert encoder["mrpc"].submission == {}, "half of dev is nothing for the benchmark's server"
+    assert set(encoder["mnli"].submission) == {"test", "test_mismatched"}
+
+
 def test_limits_take_of_what_was_divided(folder):
     suite = load(folder, "half_of_dev", limits={"dev": 5, "test": 5})
     assert len(texts(suite, "dev")) == len(texts(suite, "test")) == 5

@@ -18,6 +18,7 @@ mean over tasks. scikit-learn and SciPy are imported inside the functions, since
 validate a recipe.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from statistics import fmean
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["METRICS", "combined", "metric_complaint", "primary", "score_task"]
 
 Metric = Callable[[Any, Any], float]
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def accuracy(predictions: ArrayLike, targets: ArrayLike) -> float:
@@ -139,11 +142,17 @@ def rouge_l(predictions: Sequence[str], targets: Sequence[Sequence[str]]) -> flo
     return _rouge("rougeL", predictions, targets)
 
 
+def rouge_l_sum(predictions: Sequence[str], targets: Sequence[Sequence[str]]) -> float:
+    """As rougeL, with the longest common subsequence of each gold sentence; a line or . ! ? ends a sentence."""
+    split = [SENTENCE_END.sub("\n", found) for found in predictions]
+    return _rouge("rougeLsum", split, [[SENTENCE_END.sub("\n", gold) for gold in golds] for golds in targets])
+
+
 def _rouge(name: str, predictions: Sequence[str], targets: Sequence[Sequence[str]]) -> float:
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError:
-        raise UserError(f"metrics: {name} needs rouge-score: pip install rouge-score") from None
+        raise UserError(f"metrics: {name} needs rouge-score: pip install 'taskloom[generation]'") from None
     scorer = RougeScorer([name], use_stemmer=True)
     return fmean(
         scorer.score_multi(golds, found)[name].fmeasure for found, golds in zip(predictions, targets, strict=True)
@@ -182,6 +191,7 @@ METRICS: Mapping[str, Mapping[str, Metric]] = {
         "rouge1": rouge1,
         "rouge2": rouge2,
         "rougeL": rouge_l,
+        "rougeLsum": rouge_l_sum,
     },
     "lm": {"perplexity": perplexity},
 }

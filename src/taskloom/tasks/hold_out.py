@@ -6,6 +6,7 @@ a task's `hold_out`; a recipe's `data.split_validation_test` turns it on. The ex
 takes, for the same rows in the same order.
 """
 
+import logging
 from collections.abc import Mapping
 
 from taskloom.errors import DataError
@@ -13,6 +14,8 @@ from taskloom.tasks.examples import Examples
 from taskloom.tasks.task import Task
 
 __all__ = ["hold_out"]
+
+logger = logging.getLogger(__name__)
 
 #: The published code's seed of the permutation, the same for every data set and run.
 SEED = 42
@@ -29,12 +32,19 @@ def hold_out(task: Task, splits: Mapping[str, Examples]) -> tuple[Task, dict[str
     - ``thousand_of_train``: dev is p[:1000], train is p[1000:] of the old train split; the old dev split is test.
 
     A test split that there was is dropped: its targets are not public (SICK's are; the published code drops it, too).
-    Other splits, and tasks without `hold_out`, stay as they are.
+    What its file would be called on the benchmark's server goes with it. Other splits, and tasks without `hold_out`,
+    stay as they are; a warning says so if the latter have no test split with targets.
 
     Raises:
         DataError: the split to divide is missing or too small.
     """
     if task.hold_out is None:
+        if "test" not in splits or splits["test"].targets is None:
+            logger.warning(
+                "task '%s' has no test split with targets, and split_validation_test does not make one, for it has no "
+                "`hold_out`",
+                task.name,
+            )
         return task, dict(splits)
     source, fewest = ("dev", 2) if task.hold_out == "half_of_dev" else ("train", DEV_SIZE + 1)
     for needed in ("dev", source):
@@ -59,7 +69,8 @@ def hold_out(task: Task, splits: Mapping[str, Examples]) -> tuple[Task, dict[str
         }
     origin = {"train": "train", "dev": source, "test": "dev"}
     places = {**task.splits, **{name: task.splits[origin[name]] for name in divided}}
-    return task.model_copy(update={"splits": places}), {**splits, **divided}
+    submission = {split: file for split, file in task.submission.items() if split != "test"}
+    return task.model_copy(update={"splits": places, "submission": submission}), {**splits, **divided}
 
 
 def _permutation(size: int) -> list[int]:
