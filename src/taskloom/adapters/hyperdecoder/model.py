@@ -48,6 +48,7 @@ class HyperdecoderModel(ConditionedTuner):
         self.contexts: dict[Side, StackContext] = {}
         self.call = Call()
         self.generating: Generation | None = None
+        self._in_first_pass = False
         self._stack_hooks: list[RemovableHandle] = []
 
     def _prepare_model(self, peft_config: HyperdecoderConfig, model: nn.Module) -> None:
@@ -176,12 +177,13 @@ class HyperdecoderModel(ConditionedTuner):
         context, kind = self.contexts["encoder"], self._kind("encoder")
         if kind != "instance_generated":
             context.begin(Pass(Source(task=self._task(kind))))
-        elif not context.running.learnt:
+        elif not self._in_first_pass:
             context.begin(Pass(learnt=True))
+            self._in_first_pass = True
             try:
-                output = stack(*args, **kwargs)
+                output = stack(*args, **kwargs)  # comes through here again
             finally:
-                context.begin(None)
+                self._in_first_pass = False
             mask = kwargs.get("attention_mask")
             context.begin(Pass(Source(pooled=mean_pool(output[0], mask))))
 
