@@ -114,13 +114,12 @@ def _tokenise(task: Task, split: str, examples: Examples, settings: Tokenising) 
         too_long.extend(first + index for index in encoded.too_long)
         types = storage_types(list(encoded.columns))
         chunks.append(datasets.Dataset.from_dict(encoded.columns, features=types))
-    stored = datasets.concatenate_datasets(chunks)
-    if not len(stored):
+    if not sum(map(len, chunks)):
         raise DataError(
             f"{examples.source}: no window of task '{task.name}' holds an answer, and `null_windows: drop` leaves "
             "nothing to train on; check `spans`, or keep the null windows"
         )
-    return stored, too_long
+    return datasets.concatenate_datasets(chunks), too_long
 
 
 def _encode(task: Task, examples: Examples, batch: slice, settings: Tokenising) -> Encoded:

@@ -97,13 +97,15 @@ def encode_windows(
         closing = len(ids) - _first(special[::-1], 0) if opening < len(ids) else len(ids)
         end_ids = [] if decoder_only else ids[closing:]
         offsets = [(start - len(before), end - len(before)) for start, end in encoded["offset_mapping"][example]]
-        begins = next((place for place in range(opening, closing) if offsets[place][1] > 0), closing)
+        # White space before the context belongs to its first word, as tokenizers write words.
+        edge = len(before.rstrip()) - len(before)
+        begins = next((place for place in range(opening, closing) if offsets[place][1] > edge), closing)
         room = max_length - begins - len(end_ids)
         if room < 1:
             raise NoRoomError(example, begins + len(end_ids))
         for first, last in window_bounds(closing - begins, room, stride):
             inside = offsets[begins + first : begins + last]
-            characters = [max(0, inside[0][0]), max(end for _, end in inside)] if inside else [0, 0]
+            characters = [max(0, inside[0][0]), max(0, *(end for _, end in inside))] if inside else [0, 0]
             answer = answer_in(spans[example], *characters) if spans is not None else ""
             if answer or keep_null or spans is None:
                 batch.input_ids.append(ids[:begins] + ids[begins + first : begins + last] + end_ids)
@@ -147,6 +149,9 @@ def _add_answers(
     decoder_only: bool,
 ) -> None:
     """Tokenise the answers; the empty one is the end token alone (of encoder-decoders as the tokenizer writes it)."""
+    if not answers:
+        batch.target_ids = []
+        return
     prompts = [
         pairs[example][0] + pairs[example][1][start:end]
         for example, (start, end) in zip(batch.examples, batch.characters, strict=True)
