@@ -321,8 +321,11 @@ def test_several_mistakes_are_told_at_once(write):
         ),
         (
             ["adapter.method=hyperdecoder", "adapter.encoder=share"],
-            "adapter.encoder is 'share' (text), expected none | shared | per_task | task_generated | "
-            "instance_generated. Did you mean 'shared'?",
+            "adapter.encoder is 'share' (text), expected none | shared | per_task | task_generated | instance_generated. D",
+        ),
+        (
+            ["adapter.method=hyperdecoder", "adapter.decoder=generated"],
+            "adapter.decoder is 'generated' (text), which is called instance_generated here",
         ),
         (
             ["adapter.method=hyperdecoder", "adapter.bottleneck=8.5"],

@@ -46,6 +46,9 @@ def wrong_option(method: str, options: Mapping[str, Any]) -> tuple[str, str] | N
         try:
             TypeAdapter(expected, config=ConfigDict(strict=True)).validate_python(value)
         except ValidationError:
+            published: dict[Any, str] = fields[name].metadata.get("published", {})
+            if isinstance(value, str) and value in published:
+                return name, f"is {describe_value(value)}, which is called {published[value]} here"
             return name, f"is {describe_value(value)}, expected {expected_choice(value, type_name(expected))}"
     return None
 

@@ -7,9 +7,16 @@ from taskloom.errors import UserError, did_you_mean
 
 __all__ = ["ADAPTER_KINDS", "AdapterKind", "HyperdecoderSettings"]
 
-#: Where a layer's adapter weights come from. The published code says none, manual, manual_specific, task and generated.
+#: Where a layer's adapter weights come from.
 AdapterKind = Literal["none", "shared", "per_task", "task_generated", "instance_generated"]
 ADAPTER_KINDS: tuple[str, ...] = get_args(AdapterKind)
+#: What the published code calls them, and the name here.
+PUBLISHED_NAMES = {
+    "manual": "shared",
+    "manual_specific": "per_task",
+    "task": "task_generated",
+    "generated": "instance_generated",
+}
 
 _KIND_HELP = (
     "none; shared by all examples; per_task: one for each task; task_generated: generated from a task embedding; "
@@ -23,11 +30,17 @@ class HyperdecoderSettings:
 
     encoder: AdapterKind = field(
         default="shared",
-        metadata={"help": f"Adapters of the encoder: {_KIND_HELP}, by a first pass. Decoder-only models ignore it."},
+        metadata={
+            "help": f"Adapters of the encoder: {_KIND_HELP}, by a first pass. Decoder-only models ignore it.",
+            "published": PUBLISHED_NAMES,
+        },
     )
     decoder: AdapterKind = field(
         default="instance_generated",
-        metadata={"help": f"Adapters of the decoder: {_KIND_HELP}, from the encoder's states or the prompt's."},
+        metadata={
+            "help": f"Adapters of the decoder: {_KIND_HELP}, from the encoder's states or the prompt's.",
+            "published": PUBLISHED_NAMES,
+        },
     )
     num_tasks: int | None = field(
         default=None,
@@ -87,7 +100,9 @@ class HyperdecoderSettings:
         for name in ("encoder", "decoder"):
             value = getattr(self, name)
             if value not in ADAPTER_KINDS:
-                raise UserError(f"`{name}` is {value!r}.{did_you_mean(str(value), ADAPTER_KINDS)}")
+                here = PUBLISHED_NAMES.get(str(value))
+                advice = f" It is called '{here}' here." if here else did_you_mean(str(value), ADAPTER_KINDS)
+                raise UserError(f"`{name}` is {value!r}.{advice}")
         optional = ("num_tasks", "encoder_adapter_dim", "decoder_adapter_dim", "prompt_layer")
         for name in (*optional, "adapter_dim", "bottleneck", "layer_embedding_dim"):
             value = getattr(self, name)
