@@ -109,7 +109,7 @@ def _read(task: Task, rows: "_Rows", split: str, with_targets: bool = True) -> E
     table = rows.table
     if not rows.records:
         wanted = ", ".join(f"'{name}' of {' or '.join(values)}" for name, values in task.where.items())
-        empty = f"has no row with {wanted}" if wanted and table.rows else "is empty"
+        empty = f"has no row with {wanted}" if wanted else "is empty"
         raise DataError(
             f"{table.source}: the split '{split}' of task '{task.name}' {empty}; expected at least one example"
         )
