@@ -321,7 +321,7 @@ def test_several_mistakes_are_told_at_once(write):
         ),
         (
             ["adapter.method=hyperdecoder", "adapter.encoder=share"],
-            "adapter.encoder is 'share' (text), expected none | shared | per_task | task_generated | instance_generated.",
+            "adapter.encoder is 'share' (text), expected none | shared | per_task | task_generated | instance_gen",
         ),
         (
             ["adapter.method=hyperdecoder", "adapter.decoder=generated"],
