@@ -95,9 +95,18 @@ def test_the_last_character_of_a_context_is_inside_and_the_next_is_not():
 
 @pytest.mark.parametrize(
     "value",
-    [None, "text", [{"text": "x"}], [["x"]], {"text": ["x"], "char_spans": []},
-     [{"text": "x", "char_spans": [["1", 2]]}], {"text": ["a"], "answer_start": []}, {"text": ["a"], "answer_start": ["0"]}, {"text": ["b"], "answer_start": [0]}],
-)  # fmt: skip
+    [
+        None,
+        "text",
+        [{"text": "x"}],
+        [["x"]],
+        {"text": ["x"], "char_spans": []},
+        [{"text": "x", "char_spans": [["1", 2]]}],
+        {"text": ["a"], "answer_start": []},
+        {"text": ["a"], "answer_start": ["0"]},
+        {"text": ["b"], "answer_start": [0]},
+    ],
+)
 def test_what_is_no_place_of_an_answer_is_refused(value):
     with pytest.raises(ValueError, match="the field 'column'"):
         answer_spans(value, "abcd", "column")
@@ -130,7 +139,7 @@ OUTSIDE = question("q9", detected_answers=[{"text": "Aare", "char_spans": [[54, 
         (lines(HEADER, context("q")), r"tiny\.jsonl:2: question 1 in `qas` is 'q', expected an object"),
         (
             lines(HEADER, context(question()), context(question(), OUTSIDE)),
-            r"tiny\.jsonl:3: question 'q9': the answer 'Aare' .* characters 54 to 60, outside of the context, which has 60",
+            r"tiny\.jsonl:3: question 'q9': the answer 'Aare' .* characters 54 to 60, outside of the context",
         ),
         (
             lines(HEADER, context(question(answers=None))),
