@@ -55,8 +55,9 @@ def adapted_t5(family: str = "t5", seed: int = 3, task_type: str | None = "SEQ_2
     config = HyperdecoderConfig(adapter_dim=5, bottleneck=6, num_tasks=NUM_TASKS, task_type=task_type, **fields)
     adapted = get_peft_model(copy.deepcopy(_base(family)), config).double()
     generator = torch.Generator().manual_seed(seed)
-    for parameter in published_names(adapted).values():
-        parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    for name, parameter in published_names(adapted).items():
+        weight = as_published(name, parameter.data)
+        weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
     return adapted
 
 
@@ -84,6 +85,11 @@ def published_names(adapted: PeftModel) -> dict[str, nn.Parameter]:
     return parameters
 
 
+def as_published(name: str, tensor: Tensor) -> Tensor:
+    """Return a parameter, or its gradient, in the published shape: our generators' large maps are transposed."""
+    return tensor.T if re.search(r"generator\.(down|up)(_bias)?\.weight", name) else tensor
+
+
 def published_t5(adapted: PeftModel, family: str = "t5") -> PublishedHyperdecoder:
     """Return the published construction with the weights of `adapted`, strictly all of them."""
     ours: HyperdecoderConfig = adapted.peft_config["default"]
@@ -103,7 +109,7 @@ def published_t5(adapted: PeftModel, family: str = "t5") -> PublishedHyperdecode
     ).double()
     added = published_names(adapted)
     assert set(published.added_parameters()) == set(added)
-    published.load_state_dict(base.state_dict() | {name: p.detach() for name, p in added.items()})
+    published.load_state_dict(base.state_dict() | {name: as_published(name, p.detach()) for name, p in added.items()})
     published.requires_grad_(False)
     for parameter in published.added_parameters().values():
         parameter.requires_grad_()

@@ -101,7 +101,7 @@ def weights_by_hand(made: Generator, inputs: list[float], layer: int) -> list[Te
     embedded = inputs + made.layer_embedding.weight[layer].tolist()
     z = relu(matrix_by_hand(made.input.weight, made.input.bias, embedded))
     down, up, down_bias, up_bias = (
-        torch.tensor(matrix_by_hand(linear.weight, linear.bias, z))
+        torch.tensor(matrix_by_hand(linear.weight.T, linear.bias, z))
         for linear in (made.down, made.up, made.down_bias, made.up_bias)
     )
     return [down.view(HIDDEN, ADAPTER), up.view(ADAPTER, HIDDEN), down_bias, up_bias]
@@ -111,7 +111,7 @@ def weights_by_hand(made: Generator, inputs: list[float], layer: int) -> list[Te
 def test_generated_weights(process: bool) -> None:
     made = generator(process=process)
     pooled = torch.randn(2, HIDDEN)
-    found = made(pooled, 3)
+    found = made(made.process(pooled), 3)
     for row in range(2):
         for part, expected in zip(found, weights_by_hand(made, pooled[row].tolist(), 3), strict=True):
             torch.testing.assert_close(part[row], expected, atol=1e-4, rtol=1e-4)

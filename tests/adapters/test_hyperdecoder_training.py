@@ -224,7 +224,7 @@ def test_per_example_gradients() -> None:
 @pytest.mark.parametrize(
     ("family", "fields", "message"),
     [
-        ("t5", {"decoder": "generated"}, r"`decoder` is 'generated'. Did you mean"),
+        ("t5", {"decoder": "generated"}, "`decoder` is 'generated'. It is called 'instance_generated' here"),
         ("t5", {"adapter_dim": 0}, "`adapter_dim` must be a whole number of at least 1"),
         ("t5", {"decoder_adapter_dim": 2.5}, "`decoder_adapter_dim` must be a whole number"),
         ("t5", {"decoder": "per_task", "num_tasks": None}, "`decoder` is 'per_task', which needs the number of tasks"),

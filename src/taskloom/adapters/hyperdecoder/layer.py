@@ -12,8 +12,8 @@ from torch.utils.hooks import RemovableHandle
 
 from taskloom.adapters.context import fit_to_batch
 from taskloom.adapters.hyperdecoder.families import Place
-from taskloom.adapters.hyperdecoder.modules import AdapterWeights, Generator, SharedAdapter, bottleneck
-from taskloom.adapters.hyperdecoder.passes import StackContext
+from taskloom.adapters.hyperdecoder.modules import AdapterWeights, Generator, SharedAdapter, TaskAdapters, bottleneck
+from taskloom.adapters.hyperdecoder.passes import Source, StackContext
 from taskloom.adapters.wrapping import ModuleWrapper
 
 __all__ = ["ADAPTER_PREFIX", "HyperdecoderLayer"]
@@ -59,6 +59,17 @@ class HyperdecoderLayer(ModuleWrapper):
         for hook in self._hooks:
             hook.remove()
 
+    @property
+    def generator(self) -> Generator | None:
+        """The generator of the adapter in use, if it lives here."""
+        return self.part("hyperdecoder_generator")
+
+    def read(self, source: Source, pooled: Tensor) -> None:
+        """Let `source` be what the generator, which lives here, makes of pooled states, FloatTensor[sets, hidden]."""
+        generator = cast("Generator", self.generator)
+        source.pooled = pooled
+        source.inputs = generator.process(pooled.to(generator.input.weight.device))
+
     # --- Hooks on other modules of the layer -----------------------------------------------------------------------
 
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -71,7 +82,7 @@ class HyperdecoderLayer(ModuleWrapper):
             self.context.check_checkpointing()
         prompt = self.context.running.prompt
         if prompt is not None and self is self.context.homes.get(self.adapter):
-            self.context.running.source.pooled = prompt.pool(hidden)
+            self.read(self.context.running.source, prompt.pool(hidden))
 
     def _read_input(self, adapter: str, module: nn.Module, args: tuple) -> None:
         if adapter == self.adapter:
@@ -113,14 +124,13 @@ class HyperdecoderLayer(ModuleWrapper):
         if shared is not None and (home is None or running.learnt):
             return shared(x)
         source = running.source
-        if source.task is not None or source.pooled is None:
+        if source.inputs is None:
             fit_to_batch(source.task, len(x), expands=self.context.expands)
-        maker: nn.Module | None = self.part("hyperdecoder_tasks")
-        if maker is not None:
-            task = cast("Tensor", source.task).to(x.device)
-            return bottleneck(x, source.weights(self.layer, lambda: maker(task), x.dtype))
-        generator: Generator = cast("HyperdecoderLayer", home).part("hyperdecoder_generator")
-        inputs = cast("Tensor", source.task if source.pooled is None else source.pooled).to(x.device)
+        inputs = cast("Tensor", source.task if source.inputs is None else source.inputs).to(x.device)
+        tasks: TaskAdapters | None = self.part("hyperdecoder_tasks")
+        if tasks is not None:
+            return bottleneck(x, source.weights(self.layer, lambda: tasks(inputs), x.dtype))
+        generator = cast("Generator", cast("HyperdecoderLayer", home).generator)
 
         def make() -> AdapterWeights:
             return generator(inputs, self.layer)

@@ -184,8 +184,9 @@ class HyperdecoderModel(ConditionedTuner):
                 output = stack(*args, **kwargs)  # comes through here again
             finally:
                 self._in_first_pass = False
-            mask = kwargs.get("attention_mask")
-            context.begin(Pass(Source(pooled=mean_pool(output[0], mask))))
+            source = Source()
+            context.home.read(source, mean_pool(output[0], kwargs.get("attention_mask")))
+            context.begin(Pass(source))
 
     def _begin_decoder(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         context, kind = self.contexts["decoder"], self._kind("decoder")
@@ -201,7 +202,7 @@ class HyperdecoderModel(ConditionedTuner):
                 # The rows of an example, such as its beams, share its weights.
                 every = 1 if self.generating is None else self.generating.rows_per_example(len(states))
                 mask = kwargs.get("encoder_attention_mask")
-                source.pooled = mean_pool(states[::every], None if mask is None else mask[::every])
+                context.home.read(source, mean_pool(states[::every], None if mask is None else mask[::every]))
             if keeps:
                 context.keep(source, states)
         context.begin(Pass(source))
@@ -241,7 +242,9 @@ class HyperdecoderModel(ConditionedTuner):
             if self.generating is not None:
                 self.generating.source = source
         elif torch.is_grad_enabled() or stack.training:
-            source = Source(source.task, source.pooled)
+            pooled, source = source.pooled, Source(source.task)
+            if pooled is not None:
+                context.home.read(source, pooled)
         context.begin(Pass(source, start=self._first_adapted(length), prompt=prompt))
 
     def _prompt_mask(self, mask: Any, every: int) -> Tensor | None:

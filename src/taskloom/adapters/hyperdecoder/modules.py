@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 __all__ = ["AdapterWeights", "Generator", "SharedAdapter", "TaskAdapters", "bottleneck", "mean_pool"]
 
@@ -139,26 +140,32 @@ class Generator(nn.Module):
         )
         self.layer_embedding = nn.Embedding(num_layers, layer_embedding)
         self.input = nn.Linear(hidden + layer_embedding, bottleneck)
-        self.down = nn.Linear(bottleneck, hidden * adapter)
-        self.up = nn.Linear(bottleneck, adapter * hidden)
-        self.down_bias = nn.Linear(bottleneck, adapter)
-        self.up_bias = nn.Linear(bottleneck, hidden)
+        # Conv1D is a linear map whose weight is [inputs, outputs]. These weights are large, and every layer adds to
+        # their gradient: of this shape autograd adds in place, of the transposed one it holds several copies.
+        self.down = Conv1D(hidden * adapter, bottleneck)
+        self.up = Conv1D(adapter * hidden, bottleneck)
+        self.down_bias = Conv1D(adapter, bottleneck)
+        self.up_bias = Conv1D(hidden, bottleneck)
         # Hyper-fan-in: the generated weights, not the generator's, get the variance that their own fan-in asks for.
         for linear, fan_in in ((self.down, hidden), (self.up, adapter), (self.down_bias, 1), (self.up_bias, 1)):
             bound = _SCALE * math.sqrt(3 / (bottleneck * fan_in))
             nn.init.uniform_(linear.weight, -bound, bound)
             nn.init.zeros_(linear.bias)
 
+    def process(self, pooled: Tensor) -> Tensor:
+        """Return what weights are generated from, FloatTensor[sets, hidden], of pooled states of the same shape."""
+        pooled = pooled.to(self.input.weight.dtype)
+        return pooled if self.mlp is None else self.mlp(pooled)
+
     def forward(self, source: Tensor, layer: int) -> AdapterWeights:
         """Return the weights of one layer.
 
         Args:
-            source: pooled states, FloatTensor[sets, hidden], or task ids, LongTensor[sets].
+            source: processed states, FloatTensor[sets, hidden], or task ids, LongTensor[sets].
             layer: the layer's number in the stack.
         """
         if self.task_embedding is None:
-            pooled = source.to(self.input.weight.dtype)
-            return self._generate(pooled if self.mlp is None else self.mlp(pooled), layer)
+            return self._generate(source, layer)
         table = self.task_embedding.weight
         if len(table) < len(source):  # several examples of a task: generate its weights once
             return self._generate(table, layer).of(source)

@@ -35,11 +35,13 @@ class Source:
     Attributes:
         task: task ids, LongTensor[sets]; None if the adapters do not depend on the task.
         pooled: mean states, FloatTensor[sets, hidden]; None if the adapters do not depend on them, or not known yet.
+        inputs: what the generator makes of `pooled` once for all layers.
         kept: generated weights by layer number; None keeps none.
     """
 
     task: Tensor | None = None
     pooled: Tensor | None = None
+    inputs: Tensor | None = None
     kept: dict[int, AdapterWeights] | None = None
 
     def weights(self, layer: int, make: Callable[[], AdapterWeights], dtype: torch.dtype) -> AdapterWeights:
@@ -56,6 +58,8 @@ class Source:
             self.task = self.task.index_select(0, index.to(self.task.device))
         if self.pooled is not None:
             self.pooled = self.pooled.index_select(0, index.to(self.pooled.device))
+        if self.inputs is not None:
+            self.inputs = self.inputs.index_select(0, index.to(self.inputs.device))
         if self.kept is not None:
             self.kept = {layer: weights.of(index.to(weights.down.device)) for layer, weights in self.kept.items()}
 
@@ -151,6 +155,11 @@ class StackContext(PassContext[Pass]):
         self._records_gradients = False
 
     @property
+    def home(self) -> "HyperdecoderLayer":
+        """The layer in which the generator of the adapter in use lives."""
+        return self.homes[self.layers[0].adapter]
+
+    @property
     def running(self) -> Pass:
         return self._state if self._state is not None else Pass()
 
@@ -160,7 +169,7 @@ class StackContext(PassContext[Pass]):
 
     def check_checkpointing(self) -> None:
         """Raise RuntimeError if the running layer records no gradients although its stack does."""
-        if self._records_gradients and not torch.is_grad_enabled() and self.running.source.pooled is not None:
+        if self._records_gradients and not torch.is_grad_enabled() and self.running.source.inputs is not None:
             raise RuntimeError(
                 "Reentrant gradient checkpointing would lose the gradient of what adapters are generated from. Use "
                 'gradient_checkpointing_kwargs={"use_reentrant": False}.'
