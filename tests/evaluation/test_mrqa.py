@@ -58,7 +58,8 @@ def chosen(candidates: list) -> str:
 
 ANSWERS = [
     "Zürich", "the Beatles", "Beatles, The", "24–10", "1,400 万人", "東京", "A.D. 79", "a", "the", "naïve café",
-    "U.S.A.", "an  apple", "İstanbul", "don't", "“quoted”", "$5.00", "", "theatre", "beatles beatles", "\u00a0wide\u2003space",
+    "U.S.A.", "an  apple", "İstanbul", "don't", "“quoted”", "$5.00", "", "theatre", "beatles beatles",
+    "\u00a0wide\u2003space",
 ]  # fmt: skip
 
 
