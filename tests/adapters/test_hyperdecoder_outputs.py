@@ -106,7 +106,7 @@ def test_a_decoder_only_model_by_its_formula() -> None:
     for row in range(4):
         real = inputs["attention_mask"][row, :7].bool()
         pooled = states[row, :7][real].mean(dim=0)
-        down, up, down_bias, up_bias = (part[0] for part in generator(generator.process(pooled[None]), 2))
+        down, up, down_bias, up_bias = (part[0] for part in generator(generator.process(pooled[None]), 0))
         hidden = before_norm[row]
         output = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
         adapter = (hidden @ down + down_bias).relu() @ up + up_bias

@@ -64,7 +64,7 @@ class Place:
 
     Attributes:
         side: the stack that the layer belongs to.
-        layer: the layer's number in its stack.
+        layer: the layer's number in its stack, or among those of a stack that are adapted.
         wrapped: the module that is wrapped.
         at: whether the adapter's output is added to that module's input or output.
         tap: the module at which the adapter's input is read.

@@ -35,10 +35,9 @@ class HyperdecoderLayer(ModuleWrapper):
     hyperdecoder_tasks: nn.ModuleDict
     hyperdecoder_generator: nn.ModuleDict
 
-    def __init__(self, base_layer: nn.Module, context: StackContext, layer: int, entry: nn.Module) -> None:
+    def __init__(self, base_layer: nn.Module, context: StackContext, entry: nn.Module) -> None:
         super().__init__(base_layer)
         self.context = context
-        self.layer = layer
         self.places: dict[str, Place] = {}
         self.recompute: dict[str, bool] = {}
         self._tapped: Tensor | None = None
@@ -126,21 +125,22 @@ class HyperdecoderLayer(ModuleWrapper):
         source = running.source
         if source.inputs is None:
             fit_to_batch(source.task, len(x), expands=self.context.expands)
+        layer = self.places[self.adapter].layer
         inputs = cast("Tensor", source.task if source.inputs is None else source.inputs).to(x.device)
         tasks: TaskAdapters | None = self.part("hyperdecoder_tasks")
         if tasks is not None:
-            return bottleneck(x, source.weights(self.layer, lambda: tasks(inputs), x.dtype))
+            return bottleneck(x, source.weights(layer, lambda: tasks(inputs), x.dtype))
         generator = cast("Generator", cast("HyperdecoderLayer", home).generator)
 
         def make() -> AdapterWeights:
-            return generator(inputs, self.layer)
+            return generator(inputs, layer)
 
         def adapt(x: Tensor, inputs: Tensor) -> Tensor:
-            return bottleneck(x, generator(inputs, self.layer))
+            return bottleneck(x, generator(inputs, layer))
 
         if self.recompute[self.adapter] and torch.is_grad_enabled() and not _is_transformed(x):
             return checkpoint(adapt, x, inputs, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
-        return bottleneck(x, source.weights(self.layer, make, x.dtype))
+        return bottleneck(x, source.weights(layer, make, x.dtype))
 
 
 def _is_transformed(x: Tensor) -> bool:

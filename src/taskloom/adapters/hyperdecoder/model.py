@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -55,14 +56,17 @@ class HyperdecoderModel(ConditionedTuner):
         """Find and check everything before any module is touched."""
         stacks = find_stacks(model, peft_config.adapter_norm_input)
         self._places: dict[str, Place] = {}
-        self._depth = {side: len(stack.places) for side, stack in stacks.items()}
+        self._depth: dict[Side, int] = {}
         for side, stack in stacks.items():
             kind = getattr(peft_config, side)
             if kind in _CONDITIONED:
                 peft_config.require_tasks(side)
             if kind != "none":
                 below = 0 if "encoder" in stacks else _layers_below(peft_config, len(stack.places))
-                self._places |= {place.wrapped: place for place in stack.places[below:]}
+                self._depth[side] = len(stack.places) - below
+                self._places |= {
+                    place.wrapped: replace(place, layer=place.layer - below) for place in stack.places[below:]
+                }
         if not self._places:
             sides = " and ".join(f"`{side}`" for side in stacks)
             raise UserError(
@@ -89,7 +93,7 @@ class HyperdecoderModel(ConditionedTuner):
         tap, entry = (self.model.get_submodule(name) for name in (place.tap, place.entry))
         wrapper = target
         if not isinstance(wrapper, HyperdecoderLayer):
-            wrapper = HyperdecoderLayer(target, context, place.layer, entry)
+            wrapper = HyperdecoderLayer(target, context, entry)
             self._replace_module(parent, target_name, wrapper, target)
             context.layers.append(wrapper)
         wrapper.stand(adapter_name, place, tap, peft_config.recompute)
@@ -241,11 +245,20 @@ class HyperdecoderModel(ConditionedTuner):
                 prompt = Prompt(length, self._prompt_mask(kwargs.get("attention_mask"), every), every)
             if self.generating is not None:
                 self.generating.source = source
-        elif torch.is_grad_enabled() or stack.training:
-            pooled, source = source.pooled, Source(source.task)
-            if pooled is not None:
-                context.home.read(source, pooled)
+        elif self.generating is None:
+            source = self._continued(source, kind, keeps=self._keeps(stack, kwargs))
         context.begin(Pass(source, start=self._first_adapted(length), prompt=prompt))
+
+    def _continued(self, source: Source, kind: str, keeps: bool) -> Source:
+        """Return what a cache's adapters are generated from in this pass: with its weights, if they may be kept."""
+        if keeps and source.kept is not None:
+            return source
+        continued = Source(source.task if kind in _CONDITIONED else None)
+        if kind == "instance_generated":
+            if source.pooled is None:
+                raise ValueError("`past_key_values` was made by an adapter that does not depend on the prompt.")
+            self.contexts["decoder"].home.read(continued, source.pooled)
+        return continued
 
     def _prompt_mask(self, mask: Any, every: int) -> Tensor | None:
         """Return the attention mask of the prompts, [prompts, columns]."""

@@ -111,7 +111,7 @@ class Generator(nn.Module):
     """Generates the adapter weights of all layers of a stack, a layer at a time.
 
     Args:
-        num_layers: layers of the stack.
+        num_layers: layers that are adapted.
         hidden: width of the model and of the generator's input.
         adapter: width of the adapters.
         bottleneck: width of the generator's hidden layer.
@@ -162,7 +162,7 @@ class Generator(nn.Module):
 
         Args:
             source: processed states, FloatTensor[sets, hidden], or task ids, LongTensor[sets].
-            layer: the layer's number in the stack.
+            layer: the layer's number among those that are adapted.
         """
         if self.task_embedding is None:
             return self._generate(source, layer)
