@@ -31,7 +31,7 @@ __all__ = ["GENERATIONS_FOLDER", "Generations", "predicted_answers_file"]
 GENERATIONS_FOLDER = "generations"
 
 #: Metrics of text2text tasks that are means over the examples, so that each example has its own value.
-MEANS = ("exact_match", "token_f1", "accuracy", "rouge1", "rouge2", "rougeL")
+MEANS = ("exact_match", "token_f1", "accuracy", "rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 def predicted_answers_file(step: int, test: bool = False) -> str:
