@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from benchmarks.measure import interleaved_seconds, peak_memory, ratio
+from benchmarks.measure import interleaved_seconds, peak_allocated, peak_memory, ratio
 
 
 def test_variants_take_turns_in_rotating_order() -> None:
@@ -26,3 +26,18 @@ def test_peak_memory_counts_what_is_freed_again() -> None:
     taken = peak_memory(lambda: torch.ones(64 * megabyte // 4).sum())
     assert taken is not None
     assert 60 * megabyte < taken < 90 * megabyte
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="counts exactly what is asked for on the CPU only")
+def test_peak_allocated_is_exact() -> None:
+    old = [torch.ones(1000)]
+
+    def run() -> None:
+        old.clear()  # not allocated here, so not subtracted
+        held = torch.ones(5000)
+        (held + held).sum()
+        del held
+        torch.ones(6000)
+
+    # 5,000 floats held, 5,000 more for their sum, and the sum of that as a last one.
+    assert 40_000 <= peak_allocated(run) <= 40_000 + 64
