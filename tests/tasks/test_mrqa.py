@@ -3,11 +3,14 @@
 import gzip
 import json
 import re
+from pathlib import Path
 
 import datasets
 import pytest
+import yaml
 
 from taskloom.errors import DataError
+from taskloom.recipe.sections import DataSection
 from taskloom.tasks import TaskSuite
 from taskloom.tasks.files import read_table
 from taskloom.tasks.presets import list_presets, resolve_tasks
@@ -221,6 +224,15 @@ def test_the_published_files_lie_where_the_release_has_them():
     assert len(by_name["mrqa"].splits["test"].split("+")) == 6
     moved, _ = resolve_tasks([{"preset": "text2text/mrqa-SQuAD", "path": "here"}], None, has_data_dir=False)[0]
     assert moved.splits == {"train": "here/mrqa/train/SQuAD.jsonl.gz", "dev": "here/mrqa/dev/SQuAD.jsonl.gz"}
+
+
+def test_the_page_s_own_task_reads_such_a_file(tmp_path):
+    page = Path(__file__).parents[2].joinpath("docs", "question-answering.md").read_text("utf-8")
+    recipe, declared = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL))
+    assert {"max_length", "stride", "max_target_length"} == recipe["data"].keys() <= DataSection.model_fields.keys()
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.jsonl").write_text(lines(HEADER, context(question())), "utf-8")
+    assert TaskSuite.load([declared], base_dir=tmp_path).examples("manuals", "dev").ids == ["q1"]
 
 
 @pytest.mark.real_data
