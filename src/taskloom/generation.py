@@ -1,6 +1,6 @@
 """Answers of a trained generative model: by greedy generation, or the likeliest of an example's choices."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,15 +54,15 @@ class TextInference(Inference):
         training = self.model.training
         self.model.eval()
         try:
-            items = features.__getitems__(range(len(features)))
-            losses = self._forward(items, "example_loss") if items and "target_ids" in items[0] else None
+            has_targets = len(features) > 0 and "target_ids" in features[0]
+            losses = self._forward(features.__getitems__, features.lengths, "example_loss") if has_targets else None
             loss = None if losses is None else float(np.mean(losses))
             if task.kind == "lm":
                 return list(losses if losses is not None else []), Outputs([], loss)
             if task.ranks:
-                answers, scores = self._ranked(task, items, examples)
+                answers, scores = self._ranked(task, features, examples)
                 return answers, Outputs(scores, loss)
-            answers, scores = self._generated(task, items)
+            answers, scores = self._generated(task, features)
             if not task.keeps_candidates:
                 return answers, Outputs([], loss)
             candidates: list[list[Candidate]] = [[] for _ in range(len(examples))]
@@ -77,11 +77,11 @@ class TextInference(Inference):
             return [len(item["target_ids"]) for item in features.__getitems__(range(len(features)))]
         return super()._targets(task, features, examples)
 
-    def _generated(self, task: Task, items: list[dict[str, Any]]) -> tuple[list[str], np.ndarray]:
+    def _generated(self, task: Task, features: TaskFeatures) -> tuple[list[str], np.ndarray]:
         """Return the generated answers and, if the task keeps candidates, -log p of each."""
-        answers, scores = [""] * len(items), np.zeros(len(items))
-        for positions in self._batches(items):
-            batch = self._on_device(self.text_collator.prompts([items[position] for position in positions]))
+        answers, scores = [""] * len(features), np.zeros(len(features))
+        for positions in self._batches(features.lengths):
+            batch = self._on_device(self.text_collator.prompts(features.__getitems__(positions)))
             options: dict[str, Any] = {
                 "input_ids": batch["input_ids"],
                 "attention_mask": batch["attention_mask"],
@@ -111,10 +111,9 @@ class TextInference(Inference):
             return longest_answer(task.known_answers, self.tokenizer, longest, self.generative.layout == "decoder")
         return longest
 
-    def _ranked(
-        self, task: Task, items: list[dict[str, Any]], examples: Examples
-    ) -> tuple[list[str], list[np.ndarray]]:
+    def _ranked(self, task: Task, features: TaskFeatures, examples: Examples) -> tuple[list[str], list[np.ndarray]]:
         """Score every choice of every example by its log-probability, the end token included."""
+        items = features.__getitems__(range(len(features)))
         choices = examples.choices
         assert choices is not None
         sizes = [len(texts) for texts in choices]
@@ -128,21 +127,30 @@ class TextInference(Inference):
             self.generative.layout == "decoder",
         )
         candidates = [{**items[owner], "target_ids": answer} for owner, answer in zip(owners, ids, strict=True)]
-        scores = np.split(self._forward(candidates, "log_probability"), np.cumsum(sizes)[:-1])
+        lengths = np.array([len(item["input_ids"]) + len(item["target_ids"]) for item in candidates])
+        found = self._forward(lambda positions: [candidates[p] for p in positions], lengths, "log_probability")
+        scores = np.split(found, np.cumsum(sizes)[:-1])
         best = [texts[int(np.argmax(values))] for texts, values in zip(choices, scores, strict=True)]
         return best, scores
 
-    def _forward(self, items: list[dict[str, Any]], name: str) -> np.ndarray:
-        """Return one of the model's outputs for items with targets, ``[items]``."""
-        found = np.zeros(len(items))
-        for positions in self._batches(items):
-            batch = self._on_device(self.text_collator([items[position] for position in positions]))
+    def _forward(
+        self, fetch: Callable[[list[int]], list[dict[str, Any]]], lengths: np.ndarray, name: str
+    ) -> np.ndarray:
+        """Return one of the model's outputs for items with targets, ``[items]``.
+
+        Args:
+            fetch: returns the items at some positions; a large split is never in memory as a whole.
+            lengths: tokens of each item.
+            name: of the output.
+        """
+        found = np.zeros(len(lengths))
+        for positions in self._batches(lengths):
+            batch = self._on_device(self.text_collator(fetch(positions)))
             found[positions] = self.generative(**batch)[name].float().cpu().numpy()
         return found
 
-    def _batches(self, items: list[dict[str, Any]]) -> Iterator[list[int]]:
+    def _batches(self, lengths: np.ndarray) -> Iterator[list[int]]:
         """Yield positions of items of similar length, the longest first."""
-        lengths = [len(item["input_ids"]) + len(item.get("target_ids", ())) for item in items]
         order = np.argsort(lengths, kind="stable")[::-1].tolist()
         for first in range(0, len(order), self.batch_size):
             yield order[first : first + self.batch_size]
