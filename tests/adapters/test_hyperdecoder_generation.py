@@ -85,7 +85,7 @@ def test_kept_weights_give_what_new_ones_give(
     torch.manual_seed(0)
     kept = generate(model, inputs, **settings)
     monkeypatch.setattr(Source, "weights", lambda self, layer, make, dtype: make())
-    monkeypatch.setattr(StackContext, "kept_for", lambda self, states, task: None)
+    monkeypatch.setattr(StackContext, "kept_for", lambda self, key: None)
     torch.manual_seed(0)
     assert torch.equal(generate(model, inputs, **settings), kept)
 
@@ -183,6 +183,36 @@ def test_a_loop_of_ones_own_over_a_t5() -> None:
     del encoded
     sources = [context.running.source for context in model.base_model.contexts.values()]
     assert not any(source.kept for source in sources), "weights outlive the states they were made from"
+
+
+@pytest.mark.parametrize("kind", ["per_task", "task_generated", "instance_generated"])
+def test_kept_weights_of_ones_own_loop_are_never_stale(kind: str) -> None:
+    """Other parameters, other masks, other tasks: the same encoder states alone do not bring kept weights back."""
+    inputs = prompts(left=False)
+    model = adapt(language_model("t5"), encoder="none", decoder=kind)
+
+    def step(states: Tensor, mask: Tensor, task: Tensor) -> Tensor:
+        with torch.no_grad():
+            start = torch.zeros(4, 1).long()
+            return model(encoder_outputs=(states,), attention_mask=mask, task=task, decoder_input_ids=start).logits
+
+    with torch.no_grad():
+        states = model.get_base_model().encoder(inputs["input_ids"], inputs["attention_mask"]).last_hidden_state
+    mask, task = inputs["attention_mask"], inputs["task"]
+    first = step(states, mask, task)
+    assert torch.equal(step(states, mask, task), first)
+    shorter = mask * (torch.arange(7) < 2)
+    assert torch.equal(step(states, shorter, task), step(states.clone(), shorter, task))
+    other = (task + 1) % 3
+    assert torch.equal(step(states, mask, other), step(states.clone(), mask, other))
+    step(states, mask, task)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(2)
+    changed = step(states, mask, task)
+    assert torch.equal(changed, step(states.clone(), mask, task))
+    assert not torch.allclose(changed, first)
 
 
 def prefilled(model: Any, inputs: dict[str, Tensor]) -> tuple[DynamicCache, Tensor]:

@@ -130,6 +130,25 @@ def test_gradient_checkpointing(family: str, kind: str) -> None:
     assert_same(run(adapted), expected)
 
 
+@pytest.mark.parametrize("family", ["t5", "bart", "llama"])
+@pytest.mark.parametrize("kind", ["task_generated", "instance_generated"])
+def test_gradient_checkpointing_of_the_same_embeddings_twice(family: str, kind: str) -> None:
+    """Two passes over one tensor of embeddings, as with soft prompts: told apart although their input is the same."""
+
+    def run(checkpointing: bool) -> dict[str, Tensor]:
+        adapted = adapt(language_model(family), encoder=kind, decoder=kind).train()
+        if checkpointing:
+            adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        inputs = training_batch(family)
+        embeddings = adapted.get_base_model().get_input_embeddings()(inputs.pop("input_ids")).detach()
+        inputs["inputs_embeds"] = embeddings.requires_grad_()
+        other = {**inputs, "task": (inputs["task"] + 1) % TASKS}
+        (exact_loss(adapted, inputs) + 2 * exact_loss(adapted, other)).backward()
+        return gradients(adapted)
+
+    assert_same(run(checkpointing=True), run(checkpointing=False))
+
+
 def test_reentrant_checkpointing_is_refused_where_it_would_lose_gradients() -> None:
     adapted = adapt(language_model("t5")).train()
     adapted.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": True})

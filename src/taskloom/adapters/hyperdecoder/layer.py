@@ -1,5 +1,6 @@
 """Where the adapters enter an existing model: PEFT layers around the modules of `families`."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -62,6 +63,13 @@ class HyperdecoderLayer(ModuleWrapper):
     def generator(self) -> Generator | None:
         """The generator of the adapter in use, if it lives here."""
         return self.part("hyperdecoder_generator")
+
+    def sources(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters here that the adapter in use makes weights from."""
+        for name in ("hyperdecoder_tasks", "hyperdecoder_generator"):
+            part: nn.Module | None = self.part(name)
+            if part is not None:
+                yield from part.parameters()
 
     def read(self, source: Source, pooled: Tensor) -> None:
         """Let `source` be what the generator, which lives here, makes of pooled states, FloatTensor[sets, hidden]."""

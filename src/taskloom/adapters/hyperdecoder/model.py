@@ -19,6 +19,7 @@ from taskloom.adapters.hyperdecoder.modules import Generator, SharedAdapter, Tas
 from taskloom.adapters.hyperdecoder.passes import (
     Call,
     Generation,
+    KeptFor,
     Pass,
     Prompt,
     Source,
@@ -177,7 +178,7 @@ class HyperdecoderModel(ConditionedTuner):
             return None
         return self.call.task if self.call.task is not None or self.generating is None else self.generating.task
 
-    def _begin_encoder(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _begin_encoder(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         context, kind = self.contexts["encoder"], self._kind("encoder")
         if kind != "instance_generated":
             context.begin(Pass(Source(task=self._task(kind))))
@@ -191,25 +192,31 @@ class HyperdecoderModel(ConditionedTuner):
             source = Source()
             context.home.read(source, mean_pool(output[0], kwargs.get("attention_mask")))
             context.begin(Pass(source))
+        return args, _with_embeddings_of_its_own(kwargs)
 
-    def _begin_decoder(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _begin_decoder(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         context, kind = self.contexts["decoder"], self._kind("decoder")
         states: Tensor = kwargs["encoder_hidden_states"]
         task = self._task(kind)
         keeps = self._keeps(stack, kwargs)
         if not keeps:
             context.forget()  # what comes may change the parameters that kept weights were made from
-        source = context.kept_for(states, task)
+        mask = kwargs.get("encoder_attention_mask")
+        # Nothing changes within a generation, which may pass another mask object at each step.
+        key = (
+            KeptFor(states, mask, task, context.version) if self.generating is None else KeptFor(states, None, task, 0)
+        )
+        source = context.kept_for(key)
         if source is None:
             source = Source(task)
             if kind == "instance_generated":
                 # The rows of an example, such as its beams, share its weights.
                 every = 1 if self.generating is None else self.generating.rows_per_example(len(states))
-                mask = kwargs.get("encoder_attention_mask")
                 context.home.read(source, mean_pool(states[::every], None if mask is None else mask[::every]))
             if keeps:
-                context.keep(source, states)
+                context.keep(source, key)
         context.begin(Pass(source))
+        return args, _with_embeddings_of_its_own(kwargs)
 
     def _keeps(self, stack: nn.Module, kwargs: dict[str, Any]) -> bool:
         """Return whether this forward pass is a step of generating text, whose weights serve the next steps too."""
@@ -217,7 +224,7 @@ class HyperdecoderModel(ConditionedTuner):
         use_cache = self.model.config.use_cache if use_cache is None else use_cache
         return self.generating is not None or bool(use_cache and not torch.is_grad_enabled() and not stack.training)
 
-    def _begin_decoder_only(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def _begin_decoder_only(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
         context, kind = self.contexts["decoder"], self._kind("decoder")
         inputs = args[0] if args else kwargs.get("input_ids")
         inputs = kwargs["inputs_embeds"] if inputs is None else inputs
@@ -248,6 +255,7 @@ class HyperdecoderModel(ConditionedTuner):
         elif self.generating is None:
             source = self._continued(source, kind, keeps=self._keeps(stack, kwargs))
         context.begin(Pass(source, start=self._first_adapted(length), prompt=prompt))
+        return args, _with_embeddings_of_its_own(kwargs)
 
     def _continued(self, source: Source, kind: str, keeps: bool) -> Source:
         """Return what a cache's adapters are generated from in this pass: with its weights, if they may be kept."""
@@ -353,6 +361,17 @@ def _layers_below(config: HyperdecoderConfig, depth: int) -> int:
             f"adapt. Choose one from 0 to {depth - 1}."
         )
     return config.prompt_layer
+
+
+def _with_embeddings_of_its_own(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return a stack's arguments in which embeddings that the caller may pass again are a copy.
+
+    A pass that is recomputed is told by the storage of what enters its layers.
+    """
+    embeddings = kwargs.get("inputs_embeds")
+    if embeddings is None or not torch.is_grad_enabled():
+        return kwargs
+    return {**kwargs, "inputs_embeds": embeddings.clone()}
 
 
 def _checked_prompt_length(length: Any) -> int | Tensor | None:

@@ -6,6 +6,7 @@ encoder-decoder model for as long as the decoder is called with the same encoder
 the key-value cache, whose reordering they follow.
 """
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,17 @@ from taskloom.adapters.hyperdecoder.modules import AdapterWeights, mean_pool
 if TYPE_CHECKING:
     from taskloom.adapters.hyperdecoder.layer import HyperdecoderLayer
 
-__all__ = ["Call", "Generation", "Pass", "Prompt", "Source", "StackContext", "attach_source", "attached_source"]
+__all__ = [
+    "Call",
+    "Generation",
+    "KeptFor",
+    "Pass",
+    "Prompt",
+    "Source",
+    "StackContext",
+    "attach_source",
+    "attached_source",
+]
 
 #: Where a key-value cache carries what its sequences' adapters are generated from.
 _ATTRIBUTE = "hyperdecoder_source"
@@ -136,6 +147,19 @@ class Generation:
         return rows // self.examples if self.examples and rows % self.examples == 0 else 1
 
 
+@dataclass(eq=False)
+class KeptFor:
+    """What kept weights of a decoder belong to: the very tensors that it is called with, and unchanged parameters."""
+
+    states: Tensor
+    mask: Tensor | None
+    task: Tensor | None
+    version: int
+
+    def others(self) -> tuple[Tensor | None, Tensor | None, int]:
+        return self.mask, self.task, self.version
+
+
 class StackContext(PassContext[Pass]):
     """The forward pass that one stack is in; shared by the stack's adapters.
 
@@ -151,7 +175,7 @@ class StackContext(PassContext[Pass]):
     def __init__(self) -> None:
         super().__init__()
         self.expands = False
-        self._recent: tuple[ref[Tensor], Tensor | None, Source] | None = None
+        self._recent: tuple[ref[Tensor], tuple[Tensor | None, Tensor | None, int], Source] | None = None
         self._records_gradients = False
 
     @property
@@ -175,21 +199,29 @@ class StackContext(PassContext[Pass]):
                 'gradient_checkpointing_kwargs={"use_reentrant": False}.'
             )
 
-    def keep(self, source: Source, states: Tensor) -> None:
-        """Keep the weights that `source` generates for as long as the decoder sees these encoder states."""
+    def keep(self, source: Source, key: "KeptFor") -> None:
+        """Keep the weights that `source` generates for as long as the decoder is called with what `key` says."""
         source.kept = {}
 
         def forget(_: Any) -> None:
             source.kept = {}
 
-        self._recent = ref(states, forget), source.task, source
+        self._recent = ref(key.states, forget), key.others(), source
 
-    def kept_for(self, states: Tensor, task: Tensor | None) -> Source | None:
-        """Return the source whose weights were kept for these very states and task ids, or None."""
+    def kept_for(self, key: "KeptFor") -> Source | None:
+        """Return the source whose weights were kept for `key`, or None."""
         if self._recent is None:
             return None
-        seen, of_task, source = self._recent
-        return source if seen() is states and of_task is task else None
+        states, others, source = self._recent
+        same = states() is key.states and all(map(operator.is_, others[:2], key.others()[:2]))
+        return source if same and others[2] == key.version else None
+
+    @property
+    def version(self) -> int:
+        """A number that grows whenever a parameter that weights are made from is changed in place."""
+        return sum(
+            parameter._version for layer in self.layers for parameter in layer.sources() if not parameter.is_inference()
+        )
 
     def forget(self) -> None:
         """Let go of kept weights, because parameters may have changed or the text is finished."""
