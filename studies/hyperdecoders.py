@@ -2,7 +2,7 @@
 
     python -m studies.hyperdecoders collect --data DATA --runs runs/hyperdecoders   # the frozen model's states, once
     python -m studies.hyperdecoders train --data DATA --runs runs/hyperdecoders     # all trainings, resumable
-    python -m studies.hyperdecoders report --data DATA --runs runs/hyperdecoders    # tables and the plot
+    python -m studies.hyperdecoders_report --data DATA --runs runs/hyperdecoders    # tables and the plot
 
 Eight classification tasks as text; SmolLM2-135M (30 layers, 576 wide), frozen. Adapters stand in the upper ten layers
 and act from the prompt's last token on, so that everything below, and the prompts' keys and values everywhere, are the
@@ -413,7 +413,7 @@ def check(data: Path, runs: Path, console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["collect", "check", "train", "report"])
+    parser.add_argument("step", choices=["collect", "check", "train"])
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--runs", type=Path, default=Path("runs/hyperdecoders"))
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS), help="of train")
