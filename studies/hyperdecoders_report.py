@@ -138,7 +138,6 @@ def _plot(points: Tensor, task: Tensor, names: list[str], shares: dict[str, dict
         right.legend(frameon=False)
         figure.tight_layout()
         save_figure(figure, RESULTS / "hyperdecoders.png")
-        plt.close(figure)
 
 
 def main() -> None:

@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
+from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from taskloom import load_recipe
 from taskloom.tasks import list_presets
 from taskloom.tasks.presets import resolve_tasks
+from tests.adapters.language_models import language_model
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -57,6 +61,41 @@ def test_grad_tag_on_a_graph(tmp_path, monkeypatch):
     exec(block, names)
     assert sorted(position for group in names["groups"] for position in group) == list(range(count))
     assert len(names["groups"]) == 5
+
+
+def test_hyperdecoders(tmp_path, monkeypatch):
+    """The page's models come from the hub: tiny ones stand in for them."""
+    monkeypatch.chdir(tmp_path)
+    stands_in = {
+        transformers.AutoModelForSeq2SeqLM: lambda name: language_model("t5-gated", dtype=torch.float32),
+        transformers.AutoModelForCausalLM: lambda name: language_model(
+            "llama", dtype=torch.float32, num_hidden_layers=16
+        ),
+    }
+    for auto, make in stands_in.items():
+        monkeypatch.setattr(auto, "from_pretrained", staticmethod(make))
+    tokens = torch.arange(3, 31).view(2, 14)
+    mask = torch.ones_like(tokens)
+    names: dict[str, Any] = {
+        "input_ids": tokens,
+        "attention_mask": mask,
+        "labels": tokens,
+        "tokens": tokens,
+        "mask": mask,
+        "prompts": tokens,
+        "prompt_mask": mask,
+    }
+    encoder_decoder, decoder_only = blocks("methods/hyperdecoders.md")
+    exec(encoder_decoder, names)
+    assert isinstance(names["model"], PeftModel)
+    assert names["model"].peft_config["default"].decoder == "instance_generated"
+    exec(decoder_only, names)
+    assert names["model"].peft_config["default"].prompt_layer == 15
+    [recipe] = re.findall(
+        r"```yaml\n(.*?)```", (DOCS / "methods/hyperdecoders.md").read_text(encoding="utf-8"), re.DOTALL
+    )
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    assert load_recipe(tmp_path / "recipe.yaml").adapter.method == "hyperdecoder"
 
 
 def test_a_text_to_text_task_of_ones_own(tmp_path, monkeypatch, capsys):
