@@ -48,14 +48,14 @@ def a_task(place, name, **fields):
     return {"preset": "text2text/mrqa-SQuAD", "name": name, "where": {}, "splits": paths, **fields}
 
 
-def a_recipe(place, output, family, **training):
+def a_recipe(place, output, family, fields=None, **training):
     return Recipe.model_validate(
         {
             "name": "questions",
             "output": output,
             "model": {"path": str(place / family)},
             "data": {"cache": output.parent / "cache", "max_length": 16, "stride": 2, "max_target_length": 4},
-            "tasks": [a_task(place, name, max_generated_length=4) for name in ("one", "two")],
+            "tasks": [a_task(place, name, max_generated_length=4, **(fields or {})) for name in ("one", "two")],
             "training": {"batch_size": 4, "schedule": "constant", "warmup": 0.0, **training},
         }
     )
@@ -152,13 +152,19 @@ def test_evaluating_and_predicting_later(place, finished, tmp_path, capsys):
     assert (tmp_path / "p.csv").read_text().startswith("prediction,candidates\n")
 
 
-@pytest.mark.parametrize("family", ["t5", "llama"])
-def test_answers_in_windows_are_learnt_by_heart(place, tmp_path, family):
-    recipe = a_recipe(place, tmp_path / "run", family, max_steps=200, evaluate_every=200, learning_rate=1e-2)
+@pytest.mark.parametrize(("family", "shortest"), [("t5", None), ("t5", 1), ("llama", None)])
+def test_answers_in_windows_are_learnt_by_heart(place, tmp_path, family, shortest):
+    fields = {"min_target_length": shortest}
+    recipe = a_recipe(place, tmp_path / "run", family, fields, max_steps=200, evaluate_every=200, learning_rate=1e-2)
     run = fit(recipe, quiet=True)
     assert run.read_scores()["mean"] == 1.0, (run.path / "200predicted_answers.json").read_text()
     answers = json.loads((run.path / "200predicted_answers.json").read_text())
-    assert {text for text, _ in answers["1a"]} == {"", "very bad"}, "null windows are answered by nothing"
+    texts = [text for text, _ in sorted(answers["1a"], key=lambda candidate: candidate[1])]
+    if shortest is None:
+        assert set(texts) == {"", "very bad"}, "null windows are answered by nothing"
+    else:
+        assert texts[0] == "very bad"
+        assert "" not in texts, "every window is answered, and that with the answer is the surest"
     shutil.rmtree(run.path)
 
 

@@ -173,6 +173,7 @@ def test_squad_s_own_json(tmp_path):
     (tmp_path / "s.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": qas}]}]}))
     squad = {"preset": "text2text/squad", "splits": {"train": "s.json"}}
     examples = TaskSuite.load([squad], base_dir=tmp_path).examples("squad", "train")
+    assert examples.texts == [("squad question: where ? context: ", CONTEXT), ("squad question: why ? context: ", CONTEXT)]
     assert examples.targets == [["the Limmat", "Limmat"], [""]]
     assert examples.spans == [[(15, 25, "the Limmat"), (19, 25, "Limmat")], []]
     assert examples.ids == ["s1", "s2"]
@@ -208,7 +209,7 @@ def test_the_hub_s_table_is_divided_by_data_set(hub):
     assert TaskSuite.load([whole], base_dir=hub.parent).examples("mrqa", "train").ids == ["train0", "train1", "train2"]
     plain = {**whole, "preset": "text2text/mrqa_reg"}
     unchunked = TaskSuite.load([plain], base_dir=hub.parent).examples("mrqa_reg", "dev")
-    assert unchunked.texts[0] == (f"question: where 0 ? context: {CONTEXT}",)
+    assert unchunked.texts[0] == (f"mrqa question: where 0 ? context: {CONTEXT}",)
     assert unchunked.spans is None
     with pytest.raises(DataError, match="has no row with 'subset' of SearchQA; expected at least one example"):
         TaskSuite.load([{"preset": "text2text/mrqa-SearchQA", "dataset": hub.name}], base_dir=hub.parent)
@@ -217,6 +218,7 @@ def test_the_hub_s_table_is_divided_by_data_set(hub):
 def test_the_published_files_lie_where_the_release_has_them():
     names = [preset for preset, _ in list_presets() if re.fullmatch(r"text2text/(mrqa.*|squad)", preset)]
     assert len(names) == 9
+    assert all(task.min_target_length == 1 for task, _ in resolve_tasks(names, None, has_data_dir=True))
     by_name = {task.name: task for task, _ in resolve_tasks(names, None, has_data_dir=True)}
     single = [task.splits["dev"] for name, task in by_name.items() if name.startswith("mrqa-")]
     assert sorted(part.strip() for part in by_name["mrqa"].splits["dev"].split("+")) == sorted(single)
