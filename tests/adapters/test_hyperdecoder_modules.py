@@ -130,6 +130,16 @@ def test_weights_generated_from_task_embeddings(tasks: list[int]) -> None:
             torch.testing.assert_close(part[row], by_hand, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("source", [torch.randn(2, HIDDEN), torch.tensor([2, 0]), torch.tensor([2, 0, 1, 1, 2])])
+def test_all_layers_at_once(source: Tensor) -> None:
+    made = generator(num_tasks=None if source.is_floating_point() else TASKS)
+    layers = made(source).split(len(source))
+    assert len(layers) == LAYERS
+    for layer, found in enumerate(layers):
+        for part, expected in zip(found, made(source, layer), strict=True):
+            torch.testing.assert_close(part, expected)
+
+
 def test_published_start() -> None:
     """Hyper-fan-in: uniform within 1e-3 sqrt(3 / (bottleneck fan-in)), so that generated weights have variance
     1e-6 |z|^2 / (bottleneck fan-in); biases of the generator are zero; learnt adapters are Xavier with gain 1e-4."""

@@ -37,7 +37,8 @@ class ModuleWrapper(nn.Module, BaseTunerLayer):
     def part(self, name: str) -> Any:
         """Return the part `name` of the adapter in use, or None if it has no such part here."""
         parts: nn.ModuleDict = getattr(self, name)
-        return parts[self.adapter] if self.adapter in parts else None  # noqa: SIM401, a ModuleDict has no `get`
+        adapter = self.adapter
+        return parts[adapter] if adapter in parts else None  # noqa: SIM401, a ModuleDict has no `get`
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device, torch.dtype]:
         parameter = next(base_layer.parameters())

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from taskloom.adapters.context import fit_to_batch
 from taskloom.adapters.hyperdecoder.families import Place
-from taskloom.adapters.hyperdecoder.modules import AdapterWeights, Generator, SharedAdapter, TaskAdapters, bottleneck
+from taskloom.adapters.hyperdecoder.modules import Generator, SharedAdapter, TaskAdapters, bottleneck
 from taskloom.adapters.hyperdecoder.passes import Source, StackContext
 from taskloom.adapters.wrapping import ModuleWrapper
 
@@ -81,14 +81,15 @@ class HyperdecoderLayer(ModuleWrapper):
 
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Learn which forward pass the layer belongs to, and pool the prompt's states where that is due."""
-        if not self.adapter:
+        adapter = self.adapter
+        if not adapter:
             return
         hidden: Tensor = args[0] if args else kwargs["hidden_states"]
         if torch.is_grad_enabled() or module.training:
             self.context.enter_layer(hidden)
             self.context.check_checkpointing()
         prompt = self.context.running.prompt
-        if prompt is not None and self is self.context.homes.get(self.adapter):
+        if prompt is not None and self is self.context.homes.get(adapter):
             self.read(self.context.running.source, prompt.pool(hidden))
 
     def _read_input(self, adapter: str, module: nn.Module, args: tuple) -> None:
@@ -102,53 +103,59 @@ class HyperdecoderLayer(ModuleWrapper):
     # --- The adapter -----------------------------------------------------------------------------------------------
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        place = self.places.get(self.adapter)
+        adapter = self.adapter
+        place = self.places.get(adapter)
         if place is None:
             return self.base_layer(x, *args, **kwargs)
         if place.at == "input":
-            return self.base_layer(x + self._from(self._taken(x)), *args, **kwargs)
+            return self.base_layer(x + self._from(self._taken(x), adapter), *args, **kwargs)
         output = self.base_layer(x, *args, **kwargs)
-        return output + self._from(self._taken(x))
+        return output + self._from(self._taken(x), adapter)
 
     def _taken(self, x: Tensor) -> Tensor:
         tapped, self._tapped = self._tapped, None
         return x if tapped is None else tapped
 
-    def _from(self, x: Tensor) -> Tensor:
+    def _from(self, x: Tensor, adapter: str) -> Tensor:
         """Return what the adapter makes of `x`, FloatTensor[rows, tokens, hidden]; zero in columns not adapted."""
         start = self.context.running.start
         if isinstance(start, Tensor):
             columns = torch.arange(x.shape[1], device=x.device)
-            return self._adapter(x) * (columns >= start.unsqueeze(1)).unsqueeze(-1)
+            return self._adapter(x, adapter) * (columns >= start.unsqueeze(1)).unsqueeze(-1)
         if start == 0:
-            return self._adapter(x)
-        return F.pad(self._adapter(x[:, start:]), (0, 0, min(start, x.shape[1]), 0))
+            return self._adapter(x, adapter)
+        return F.pad(self._adapter(x[:, start:], adapter), (0, 0, min(start, x.shape[1]), 0))
 
-    def _adapter(self, x: Tensor) -> Tensor:
+    def _adapter(self, x: Tensor, adapter: str) -> Tensor:
+        running, layer = self.context.running, self.places[adapter].layer
+        source, kept = running.source, running.source.kept
+        if kept is not None and layer in kept:
+            return bottleneck(x, kept[layer])
         shared: SharedAdapter | None = self.part("hyperdecoder_shared")
-        running = self.context.running
-        home = self.context.homes.get(self.adapter)
+        home = self.context.homes.get(adapter)
         if shared is not None and (home is None or running.learnt):
             return shared(x)
-        source = running.source
         if source.inputs is None:
             fit_to_batch(source.task, len(x), expands=self.context.expands)
-        layer = self.places[self.adapter].layer
         inputs = cast("Tensor", source.task if source.inputs is None else source.inputs).to(x.device)
-        tasks: TaskAdapters | None = self.part("hyperdecoder_tasks")
-        if tasks is not None:
-            return bottleneck(x, source.weights(layer, lambda: tasks(inputs), x.dtype))
-        generator = cast("Generator", cast("HyperdecoderLayer", home).generator)
-
-        def make() -> AdapterWeights:
-            return generator(inputs, layer)
+        if home is None:
+            tasks: TaskAdapters = self.part("hyperdecoder_tasks")
+            weights = tasks(inputs)
+            if kept is not None:
+                kept[layer] = weights = weights.to(x.dtype)
+            return bottleneck(x, weights)
+        generator = cast("Generator", home.generator)
+        if kept is not None:
+            every_layer = generator(inputs).to(x.dtype).split(len(inputs))
+            kept.update(enumerate(every_layer))
+            return bottleneck(x, kept[layer])
 
         def adapt(x: Tensor, inputs: Tensor) -> Tensor:
             return bottleneck(x, generator(inputs, layer))
 
-        if self.recompute[self.adapter] and torch.is_grad_enabled() and not _is_transformed(x):
+        if self.recompute[adapter] and torch.is_grad_enabled() and not _is_transformed(x):
             return checkpoint(adapt, x, inputs, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
-        return bottleneck(x, source.weights(layer, make, x.dtype))
+        return adapt(x, inputs)
 
 
 def _is_transformed(x: Tensor) -> bool:

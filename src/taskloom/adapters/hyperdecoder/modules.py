@@ -40,7 +40,11 @@ class AdapterWeights(NamedTuple):
         return AdapterWeights(*(part.index_select(0, index) for part in self))
 
     def to(self, dtype: torch.dtype) -> "AdapterWeights":
-        return AdapterWeights(*(part.to(dtype) for part in self))
+        return self if self.down.dtype == dtype else AdapterWeights(*(part.to(dtype) for part in self))
+
+    def split(self, sets: int) -> "list[AdapterWeights]":
+        """Return consecutive parts of so many sets each."""
+        return [AdapterWeights(*parts) for parts in zip(*(part.split(sets) for part in self), strict=True)]
 
 
 def bottleneck(x: Tensor, weights: AdapterWeights) -> Tensor:
@@ -108,7 +112,7 @@ class TaskAdapters(nn.Module):
 
 
 class Generator(nn.Module):
-    """Generates the adapter weights of all layers of a stack, a layer at a time.
+    """Generates the adapter weights of all layers of a stack, a layer at a time or all at once.
 
     Args:
         num_layers: layers that are adapted.
@@ -157,23 +161,28 @@ class Generator(nn.Module):
         pooled = pooled.to(self.input.weight.dtype)
         return pooled if self.mlp is None else self.mlp(pooled)
 
-    def forward(self, source: Tensor, layer: int) -> AdapterWeights:
-        """Return the weights of one layer.
+    def forward(self, source: Tensor, layer: int | None = None) -> AdapterWeights:
+        """Return the weights of one layer, or those of all layers one after the other: a set for each of `source`.
 
         Args:
             source: processed states, FloatTensor[sets, hidden], or task ids, LongTensor[sets].
-            layer: the layer's number among those that are adapted.
+            layer: the layer's number among those that are adapted; None makes all layers' weights in one product,
+                which reads this generator's large matrices once.
         """
+        all_layers = torch.arange(self.layer_embedding.num_embeddings, device=source.device)
+        layers = all_layers if layer is None else all_layers[layer : layer + 1]
         if self.task_embedding is None:
-            return self._generate(source, layer)
+            return self._generate(source, layers)
         table = self.task_embedding.weight
         if len(table) < len(source):  # several examples of a task: generate its weights once
-            return self._generate(table, layer).of(source)
-        return self._generate(self.task_embedding(source), layer)
+            starts = len(table) * torch.arange(len(layers), device=source.device)
+            return self._generate(table, layers).of((starts.unsqueeze(1) + source).flatten())
+        return self._generate(self.task_embedding(source), layers)
 
-    def _generate(self, inputs: Tensor, layer: int) -> AdapterWeights:
-        embedded = self.layer_embedding(torch.full((len(inputs),), layer, device=inputs.device))
-        z = self.input(torch.cat([inputs, embedded.to(inputs.dtype)], dim=1)).relu()
+    def _generate(self, inputs: Tensor, layers: Tensor) -> AdapterWeights:
+        """Return the weights of `layers`, LongTensor[layers], generated from `inputs`, FloatTensor[sets, hidden]."""
+        embedded = self.layer_embedding(layers.repeat_interleave(len(inputs)))
+        z = self.input(torch.cat([inputs.repeat(len(layers), 1), embedded.to(inputs.dtype)], dim=1)).relu()
         hidden, adapter = self.shape
         return AdapterWeights(
             down=self.down(z).view(-1, hidden, adapter),

@@ -1,13 +1,12 @@
 """What a stack's adapters are generated from in a forward pass, and the weights that are kept while it generates text.
 
 In a forward pass with gradients each layer makes its weights where it uses them, so that not all layers' are alive at
-once. While text is generated, the weights of a sequence are made once and kept until it is finished: of an
-encoder-decoder model for as long as the decoder is called with the same encoder states, of a decoder-only model beside
-the key-value cache, whose reordering they follow.
+once. While text is generated, the weights of a sequence are made once, for all layers together, and kept until it is
+finished: of an encoder-decoder model for as long as the decoder is called with the same encoder states, of a
+decoder-only model beside the key-value cache, whose reordering they follow.
 """
 
 import operator
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -54,14 +53,6 @@ class Source:
     pooled: Tensor | None = None
     inputs: Tensor | None = None
     kept: dict[int, AdapterWeights] | None = None
-
-    def weights(self, layer: int, make: Callable[[], AdapterWeights], dtype: torch.dtype) -> AdapterWeights:
-        """Return a layer's weights: the kept ones, or those that `make` returns."""
-        if self.kept is None:
-            return make()
-        if layer not in self.kept:
-            self.kept[layer] = make().to(dtype)
-        return self.kept[layer]
 
     def pick(self, index: Tensor) -> None:
         """Continue with the sequences of `index`, LongTensor[any]."""
