@@ -3,8 +3,9 @@
 Independent of `taskloom`. T5's stacks are transformers' own; beside every feed-forward block stands an adapter, and
 before each call of a stack all of its layers' adapters are made at once: for a decoder at every decoding step. Modes
 have the published names: "none", "manual" (learnt), "manual_specific" (learnt, one a task), "task" (generated from a
-task embedding) and "generated" (generated from the mean of the encoder's states). One liberty: each example of "task"
-and "manual_specific" has its own task, in evaluation too, where the authors take the first example's for all.
+task embedding) and "generated" (generated from the mean of the encoder's states). Two liberties: each example of "task"
+and "manual_specific" has its own task, in evaluation too, where the authors take the first example's for all; and the
+learnt adapters that the authors keep beside generated ones without ever using them are left out.
 """
 
 import copy
