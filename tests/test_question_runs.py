@@ -4,18 +4,14 @@ import json
 import shutil
 
 import pytest
-import torch
 
 import taskloom
 from taskloom.evaluation import exact_match, mrqa_scores, token_f1
 from taskloom.evaluation.candidates import likeliest_answer
 from taskloom.fit import evaluate, fit
-from taskloom.generative import GenerativeModel
 from taskloom.recipe import Recipe
-from taskloom.tasks import Task
-from taskloom.tasks.collate_text import Text2TextCollator
 from tests.cli.command import run as command
-from tests.tiny_language import FAMILIES, save_tiny, tiny_language_model, tiny_tokenizer
+from tests.tiny_language import FAMILIES, save_tiny
 
 FILMS = "the film was good . the book was very bad . a meal is not good so the film was true"
 BOOKS = "no book is bad : a book was good"
@@ -166,30 +162,3 @@ def test_answers_in_windows_are_learnt_by_heart(place, tmp_path, family, shortes
         assert texts[0] == "very bad"
         assert "" not in texts, "every window is answered, and that with the answer is the surest"
     shutil.rmtree(run.path)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("beams", [1, 3])
-def test_the_likelihood_of_a_generated_answer_is_that_of_the_forward_pass(family, beams):
-    network = tiny_language_model(family)
-    network.set_output_embeddings(torch.nn.Linear(32, network.config.vocab_size))  # tied ones repeat the last token
-    model = GenerativeModel(network, [Task(name="t", kind="text2text", inputs="x")]).eval()
-    tokenizer = tiny_tokenizer(family)
-    collator = Text2TextCollator(tokenizer, model.layout == "decoder")
-    texts = ("the film was good", "a book", "is the meal very bad ?", "not", "so true :", "the the the")
-    items = [{"input_ids": tokenizer(text)["input_ids"], "task": 0} for text in texts]
-    batch = collator.prompts(items)
-    prompts = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    options = {"num_beams": beams, "pad_token_id": collator.padding, "max_new_tokens": 6}
-    start = int(family == "t5")
-    endless = model.generate(**prompts, **options, eos_token_id=None)[:, start:].tolist()
-    # A token that ends some answers early, and others late or not at all.
-    end = max(range(2, 24), key=lambda token: len({row.index(token) if token in row else 6 for row in endless}))
-    options["eos_token_id"] = end
-    ids, scores = model.generate_scored(**prompts, **options)
-    rows = ids.tolist()
-    assert rows == model.generate(**prompts, **options)[:, start:].tolist()
-    rows = [row[: row.index(end) + 1] if end in row else row for row in rows]
-    assert len({len(row) for row in rows}) > 1, rows
-    targets = collator([{**item, "target_ids": row} for item, row in zip(items, rows, strict=True)])
-    assert torch.allclose(model(**targets)["log_probability"], scores, atol=1e-4)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from taskloom.heads import IGNORED, mean_over_tasks
+from taskloom.likelihoods import AnswerLikelihoods
 from taskloom.model import Declaration, count_parameters, load_backbone, require_tasks, save_backbone, save_declaration
 from taskloom.tasks import Task
 
@@ -176,18 +177,19 @@ class GenerativeModel(nn.Module):
         task: Tensor | None = None,
         **options: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Answer prompts, and say how likely the model holds each answer to be; arguments as `generate`.
+        """Answer prompts, and say how likely the model holds each answer to be; arguments as `generate`, no sampling.
 
         Returns:
             The answers, and ``[batch]`` log p(answer | prompt), the end token included where the answer has one: what
             `forward` gives as ``log_probability``.
         """
-        options |= {"return_dict_in_generate": True, "output_logits": True}
-        found = self._generate(input_ids, attention_mask, max_new_tokens, task, **options)
+        end_token, beams = options.get("eos_token_id"), options.get("num_beams", 1)
+        with AnswerLikelihoods(self._base, max_new_tokens, beams, end_token) as likelihoods:
+            options |= {"return_dict_in_generate": True, "logits_processor": [likelihoods]}
+            found = self._generate(input_ids, attention_mask, max_new_tokens, task, **options)
         prompt = 1 if self.layout == "encoder_decoder" else input_ids.shape[1]
         answers = found.sequences[:, prompt:]
-        beams = getattr(found, "beam_indices", None)
-        return answers, _sequence_log_probability(answers, found.logits, beams, options.get("eos_token_id"))
+        return answers, likelihoods.of(answers, getattr(found, "beam_indices", None))
 
     def _generate(
         self, input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int, task: Tensor | None, **options: Any
@@ -243,30 +245,6 @@ def _smoothed(nll: Tensor, log_probabilities: Tensor, labelled: Tensor, share: f
     # A sum and a division, not a mean: its backward pass spreads one number over the vocabulary without a copy.
     uniform = -log_probabilities.sum(dim=-1) / log_probabilities.shape[-1]
     return (1 - share) * nll + share * uniform * labelled
-
-
-def _sequence_log_probability(
-    answers: Tensor, logits: Sequence[Tensor], beams: Tensor | None, end_token: int | None
-) -> Tensor:
-    """Return the sum of the log-probabilities of each answer's tokens up to its first end token, ``[batch]``.
-
-    Args:
-        answers: ``[batch, answer tokens]``.
-        logits: of each step, ``[batch x beams, vocabulary]``.
-        beams: ``[batch, steps]``, the row of `logits` that each token was chosen from, -1 behind the end; None without
-            beams.
-        end_token: ends an answer.
-    """
-    rows = torch.arange(len(answers), device=answers.device)
-    total = torch.zeros(len(answers), device=answers.device)
-    running = torch.ones_like(rows, dtype=torch.bool)
-    for step, (tokens, scores) in enumerate(zip(answers.T, logits, strict=False)):
-        if beams is not None:
-            rows = beams[:, step].clamp(min=0)
-        chosen = F.log_softmax(scores.float(), dim=-1)[rows, tokens]
-        total += torch.where(running, chosen, 0.0)
-        running &= tokens != (-1 if end_token is None else end_token)
-    return total
 
 
 def _prompt_columns(input_ids: Tensor, labels: Tensor | None) -> int | Tensor:
