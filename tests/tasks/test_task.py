@@ -92,3 +92,31 @@ def test_tasks_are_declared_and_read_without_heavy_imports():
         "print([name for name in ('torch', 'transformers', 'datasets', 'peft') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+VERBALISED = {"kind": "text2text", "labels": ["a", "b"], "answers": {"a": "yes", "b": "no"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"answers": {"a": "yes", "b": " yes"}}, "answers: at least two different texts are needed, found yes,  yes"),
+        ({"answers": {"a": "", "b": "no"}}, "answers: found the text '', expected one that is not blank"),
+        ({"labels": None, "answers": None, "choices": ["x"]}, "choices: at least two different texts are needed"),
+        ({"answers": None}, "labels: a text2text task needs `answers` beside them"),
+        ({"num_beams": 4}, "num_beams: the answer is the likeliest of the choices and not generated"),
+        ({"decoding": "rank", "min_target_length": 2}, "min_target_length: the answer is the likeliest of the choices"),
+        ({"max_generated_length": 2}, "set `decoding: generate`"),
+        ({"max_target_length": 1}, "max_target_length: Input should be greater than or equal to 2, found 1"),
+    ],
+)
+def test_answers_that_cannot_be_given_are_refused(fields, message):
+    with pytest.raises(DataError) as raised:
+        task_from_mapping({"name": "t", "inputs": ["x"], **VERBALISED, **fields}, "task 3")
+    assert message in str(raised.value)
+
+
+def test_labels_may_share_a_text():
+    labels = {"labels": ["yes", "maybe", "no"], "answers": {"yes": "true", "maybe": "false", "no": "false"}}
+    task = task_from_mapping({"name": "t", "inputs": ["x"], "kind": "text2text", **labels, "num_beams": None}, "task 3")
+    assert task.known_answers == ("true", "false", "false")

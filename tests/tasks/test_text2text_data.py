@@ -5,9 +5,13 @@ import logging
 
 import pytest
 import yaml
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import Unigram
+from transformers import PreTrainedTokenizerFast
 
 from taskloom.errors import DataError
 from taskloom.tasks import TaskSuite
+from taskloom.tasks.answers import answer_ids
 from tests.tiny_language import tiny_tokenizer
 
 
@@ -224,10 +228,20 @@ def test_a_missing_column_of_choices(own):
 
 @pytest.mark.parametrize("decoder_only", [False, True])
 def test_a_target_without_tokens(own, decoder_only):
-    rewritten(own, 'bad: "no"', 'bad: " "')
+    rewritten(own, '    labels: [good, bad]\n    answers: {good: "yes", bad: "no"}\n    metrics: [accuracy, f1]\n', "")
+    write_lines(own / "a.jsonl", [{"text": "the film", "label": "good"}, {"text": "the meal", "label": " "}])
     suite = TaskSuite.load(["own.yaml"], base_dir=own)
     with pytest.raises(DataError, match=r"a\.jsonl:2: the target of task 'mood' has no tokens"):
         suite.task_features("mood", "train", tiny_tokenizer("t5"), 32, decoder_only=decoder_only)
+
+
+@pytest.mark.parametrize("decoder_only", [False, True])
+def test_a_blank_target_is_empty_even_where_the_tokenizer_has_a_token_for_a_space(decoder_only):
+    backend = Tokenizer(Unigram([("<unk>", 0.0), ("\u2581", -1.0), ("\u2581yes", -1.0)], unk_id=0))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+    _, _, empty = answer_ids(["q", "q"], ["yes", "  "], tokenizer, 8, decoder_only)
+    assert empty == [1]
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def answer_ids(
     end = tokenizer.eos_token_id
     special = [token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id]
     too_long, empty = [], []
-    for index, row in enumerate(rows):
-        if all(token in special for token in row):
+    for index, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        if not answer.strip() or all(token in special for token in row):
             empty.append(index)
         has_end = bool(row) and row[-1] in (end, tokenizer.sep_token_id)
         body, last = (row[:-1], row[-1:]) if has_end else (row, [] if end is None else [end])

@@ -5,7 +5,7 @@ torch nor `datasets`, so that recipes are validated and help is printed at once.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -48,11 +48,10 @@ INPUT_COUNTS: dict[Kind, tuple[int, int]] = {
 LABELLED_KINDS: tuple[Kind, ...] = ("classification", "token")
 GENERATIVE_KINDS: tuple[Kind, ...] = ("text2text", "lm")
 
+#: Fields of text2text tasks whose answers are generated.
+GENERATION_FIELDS = ("max_generated_length", "min_target_length", "num_beams")
 #: Fields of text2text tasks alone.
-TEXT2TEXT_FIELDS = (
-    *("answers", "choices", "round_to", "num_beams"),
-    *("max_target_length", "max_generated_length", "min_target_length"),
-)
+TEXT2TEXT_FIELDS = ("answers", "choices", "round_to", "max_target_length", *GENERATION_FIELDS)
 
 #: A column in a template input: ``"{word}: {sentence1}"``.
 TEMPLATE_FIELD = re.compile(r"\{([^{}]+)\}")
@@ -123,8 +122,10 @@ class Task(BaseModel):
         description="How a text2text task is answered: by generation, or by the likeliest of the choices; "
         "auto ranks where there are choices.",
     )
-    max_target_length: PositiveInt | None = Field(
-        default=None, description="Longest answer (tokens); as `data.max_target_length` if not given."
+    max_target_length: int | None = Field(
+        default=None,
+        ge=2,
+        description="Longest answer (tokens, the end token is one of them); as `data.max_target_length` if not given.",
     )
     max_generated_length: PositiveInt | None = Field(
         default=None,
@@ -275,6 +276,8 @@ class Task(BaseModel):
         if self.kind in LABELLED_KINDS or verbalised:
             self._check_labels()
         elif self.labels is not None or self.label_values is not None:
+            if self.kind == "text2text":
+                raise ValueError("labels: a text2text task needs `answers` beside them, the text of each label")
             raise ValueError(f"labels: a {self.kind} task has none; remove them or change the kind")
         self._check_answers()
         self._check_windows()
@@ -335,8 +338,16 @@ class Task(BaseModel):
             for label in self.answers if self.labels else ():
                 if label not in (self.labels or ()):
                     raise ValueError(f"answers: '{label}' is no label.{did_you_mean(label, self.labels or ())}")
+        for name, texts in {"answers": self.answers, "choices": self.choices}.items():
+            if texts is not None and not isinstance(texts, str):
+                _check_known_texts(name, tuple(texts.values()) if isinstance(texts, Mapping) else texts)
         if self.decoding == "rank" and not self.has_choices:
             raise ValueError("decoding: rank needs to know the choices: give `choices` or `answers`")
+        for name in GENERATION_FIELDS:
+            if self.ranks and getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name}: the answer is the likeliest of the choices and not generated; set `decoding: generate`"
+                )
 
     def _check_windows(self) -> None:
         if self.kind != "text2text" and self.id is not None:
@@ -428,6 +439,15 @@ class Task(BaseModel):
     def test_splits(self) -> tuple[str, ...]:
         """Names of the splits to predict for at the end, in the declared order."""
         return tuple(split for split in self.splits if split.startswith("test"))
+
+
+def _check_known_texts(name: str, texts: Sequence[str]) -> None:
+    """Refuse a text without a letter, and texts that are all the same: neither can be an answer to choose."""
+    for text in texts:
+        if not text.strip():
+            raise ValueError(f"{name}: found the text {text!r}, expected one that is not blank")
+    if len({text.strip() for text in texts}) < 2:
+        raise ValueError(f"{name}: at least two different texts are needed, found {', '.join(texts) or 'none'}")
 
 
 def task_from_mapping(fields: Mapping[str, Any], where: str) -> Task:
