@@ -226,6 +226,18 @@ def test_a_missing_column_of_choices(own):
     assert "b.jsonl: no column 'options', which `choices` of task 'mood' names" in refusal(own)
 
 
+@pytest.mark.parametrize(("choices", "named"), [("[good, awful]", "good, awful"), ("options", "bad, so so")])
+def test_a_target_that_is_not_among_the_choices(own, choices, named):
+    rewritten(own, "    labels: [good, bad]\n", "")
+    rewritten(own, '    answers: {good: "yes", bad: "no"}\n    metrics: [accuracy, f1]\n', f"    choices: {choices}\n")
+    rewritten(own, "    decoding: generate\n", "")
+    rows = [{"text": "the film", "label": " good", "options": ["good", "bad"]}]
+    write_lines(own / "a.jsonl", rows)
+    rows += [{"text": "the meal", "label": "bad" if "awful" in choices else "good", "options": ["bad", "so so"]}]
+    write_lines(own / "b.jsonl", rows)
+    assert refusal(own).endswith(f"b.jsonl:2: the answer '{rows[1]['label']}' is not among the choices ({named})")
+
+
 @pytest.mark.parametrize("decoder_only", [False, True])
 def test_a_target_without_tokens(own, decoder_only):
     rewritten(own, '    labels: [good, bad]\n    answers: {good: "yes", bad: "no"}\n    metrics: [accuracy, f1]\n', "")

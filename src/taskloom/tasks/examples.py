@@ -18,7 +18,7 @@ from taskloom.tasks.columns import (
 )
 from taskloom.tasks.files import Part, Table, Unit, place
 from taskloom.tasks.spans import Span, answer_spans
-from taskloom.tasks.targets import target_parser
+from taskloom.tasks.targets import accepted, target_parser
 from taskloom.tasks.task import Task, spell
 from taskloom.tasks.templates import RowTemplate
 
@@ -120,6 +120,9 @@ def _read(task: Task, rows: "_Rows", split: str, with_targets: bool = True) -> E
         if isinstance(task.choices, str):
             rows.require([ColumnReader(task.choices, task)], "choices")
         choices = rows.map(choices_reader(task), rows.records)
+    if targets is not None and task.choices is not None:
+        fixed = task.choices if isinstance(task.choices, tuple) else ()
+        rows.map(_require_choice, targets, choices or [fixed] * len(targets))
     ids = _read_ids(task, rows, required=with_targets)
     spans = _read_spans(task, rows, texts, ids) if task.windows and targets is not None else None
     return Examples(texts, targets, rows.numbers, table.source, table.unit, choices, spans, ids, table.parts)
@@ -219,6 +222,13 @@ def _at_least_two(texts: Sequence[str], where: str) -> tuple[str, ...]:
     if len(distinct) < 2:
         raise ValueError(f"the {where} holds {len(distinct)} answer to choose from, expected at least two")
     return distinct
+
+
+def _require_choice(target: str | Sequence[str], choices: Sequence[str]) -> None:
+    """Refuse an example that no choice answers: it could never be right."""
+    known = {choice.strip() for choice in choices}
+    if known and not any(text.strip() in known for text in accepted(target)):
+        raise ValueError(f"the answer '{accepted(target)[0]}' is not among the choices ({', '.join(choices)})")
 
 
 class _Rows:
