@@ -145,12 +145,12 @@ def test_nothing_is_kept_behind_a_finished_generation() -> None:
     for family in ("t5", "llama"):
         model = adapted_to(family, "instance_generated")
         generate(model, prompts(left=family in DECODERS))
-        for context in model.base_model.contexts.values():
-            assert context._recent is None
-            assert context._state is None
+        for watch in model.base_model.watches.values():
+            assert watch.context._recent is None
+            assert watch.context._state is None
         with pytest.raises(TypeError):
             generate(model, prompts(left=family in DECODERS), max_new_tokens="many")
-        assert model.base_model.generating is None
+        assert model.base_model.calls.generation is None
 
 
 def test_a_loop_of_ones_own_over_a_t5() -> None:
@@ -181,7 +181,7 @@ def test_a_loop_of_ones_own_over_a_t5() -> None:
     arguments.clear()
     fresh.clear()
     del encoded
-    sources = [context.running.source for context in model.base_model.contexts.values()]
+    sources = [watch.context.running.source for watch in model.base_model.watches.values()]
     assert not any(source.kept for source in sources), "weights outlive the states they were made from"
 
 

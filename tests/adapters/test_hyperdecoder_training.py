@@ -224,10 +224,11 @@ def test_trained_parameters_by_hand() -> None:
     assert count(decoder="none", encoder_adapter_dim=2) == layers * (2 * hidden * 2 + hidden + 2)
 
 
-def test_per_example_gradients() -> None:
+@pytest.mark.parametrize("recompute", [True, False])
+def test_per_example_gradients(recompute: bool) -> None:
     """The rules of `taskloom.gradients` see through generated weights: each example's gradient is its own."""
     inputs = training_batch("llama")
-    adapted = adapt(language_model("llama", dtype=torch.float32), decoder="instance_generated", recompute=False)
+    adapted = adapt(language_model("llama", dtype=torch.float32), decoder="instance_generated", recompute=recompute)
 
     def loss(outputs: Any, batch: dict[str, Tensor]) -> Tensor:
         return outputs.logits.square().mean(dim=(1, 2))

@@ -8,30 +8,24 @@ from typing import Any
 import torch
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
-from transformers import Cache
 
 from taskloom.adapters.conditioned import ConditionedTuner
 from taskloom.adapters.hyperdecoder.config import HyperdecoderConfig
 from taskloom.adapters.hyperdecoder.families import Place, Side, find_stacks
 from taskloom.adapters.hyperdecoder.layer import ADAPTER_PREFIX, HyperdecoderLayer
-from taskloom.adapters.hyperdecoder.modules import Generator, SharedAdapter, TaskAdapters, mean_pool
-from taskloom.adapters.hyperdecoder.passes import (
-    Call,
+from taskloom.adapters.hyperdecoder.modules import Generator, SharedAdapter, TaskAdapters
+from taskloom.adapters.hyperdecoder.stacks import (
+    CONDITIONED,
+    Calls,
+    DecoderOnlyWatch,
+    DecoderWatch,
+    EncoderWatch,
     Generation,
-    KeptFor,
-    Pass,
-    Prompt,
-    Source,
-    StackContext,
-    attach_source,
-    attached_source,
+    StackWatch,
 )
 from taskloom.errors import UserError
 
 __all__ = ["HyperdecoderModel"]
-
-_CONDITIONED = ("per_task", "task_generated")
 
 
 class HyperdecoderModel(ConditionedTuner):
@@ -47,11 +41,8 @@ class HyperdecoderModel(ConditionedTuner):
     # --- Injection -----------------------------------------------------------------------------------------------
 
     def _pre_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
-        self.contexts: dict[Side, StackContext] = {}
-        self.call = Call()
-        self.generating: Generation | None = None
-        self._in_first_pass = False
-        self._stack_hooks: list[RemovableHandle] = []
+        self.calls = Calls()
+        self.watches: dict[Side, StackWatch] = {}
 
     def _prepare_model(self, peft_config: HyperdecoderConfig, model: nn.Module) -> None:
         """Find and check everything before any module is touched."""
@@ -60,7 +51,7 @@ class HyperdecoderModel(ConditionedTuner):
         self._depth: dict[Side, int] = {}
         for side, stack in stacks.items():
             kind = getattr(peft_config, side)
-            if kind in _CONDITIONED:
+            if kind in CONDITIONED:
                 peft_config.require_tasks(side)
             if kind != "none":
                 below = 0 if "encoder" in stacks else _layers_below(peft_config, len(stack.places))
@@ -73,8 +64,7 @@ class HyperdecoderModel(ConditionedTuner):
             raise UserError(
                 f"Nothing would be adapted: {sides} is 'none'. Choose adapters, or train the model as it is."
             )
-        if not self.contexts:
-            self._stacks = stacks
+        self._stacks = {side: stack.name for side, stack in stacks.items()}
 
     def _check_target_module_exists(self, peft_config: Any, key: str) -> bool:  # type: ignore[override]
         return key in self._places
@@ -90,7 +80,7 @@ class HyperdecoderModel(ConditionedTuner):
         parameter_name: str | None = None,
     ) -> None:
         place = self._places[current_key]
-        context = self._context(place.side)
+        context = self._watch(place.side).context
         tap, entry = (self.model.get_submodule(name) for name in (place.tap, place.entry))
         wrapper = target
         if not isinstance(wrapper, HyperdecoderLayer):
@@ -126,177 +116,45 @@ class HyperdecoderModel(ConditionedTuner):
             )
         return parts
 
-    def _context(self, side: Side) -> StackContext:
-        """Return the context of a stack, which watches the stack's calls from its first adapter on."""
-        if side not in self.contexts:
-            context = self.contexts[side] = StackContext()
-            context.layers, context.homes = [], {}
-            stack = self.model.get_submodule(self._stacks[side].name) if self._stacks[side].name else self.model
-            hooks = {"encoder": self._begin_encoder, "decoder": self._begin_decoder}
-            if len(self._stacks) == 1:
-                hooks["decoder"] = self._begin_decoder_only
-                self._stack_hooks.append(stack.register_forward_hook(self._end_decoder_only, with_kwargs=True))
-            self._stack_hooks.append(stack.register_forward_pre_hook(hooks[side], with_kwargs=True))
-        return self.contexts[side]
+    def _watch(self, side: Side) -> StackWatch:
+        """Return the watch over a stack, which begins with the stack's first adapter."""
+        if side not in self.watches:
+            kinds = {
+                "encoder": EncoderWatch,
+                "decoder": DecoderWatch if "encoder" in self._stacks else DecoderOnlyWatch,
+            }
+            self.watches[side] = kinds[side](side, self.calls, self.peft_config)
+            self.watches[side].watch(self.model.get_submodule(self._stacks[side]))
+        return self.watches[side]
 
-    # --- A forward pass ------------------------------------------------------------------------------------------
+    # --- Calls of the whole model --------------------------------------------------------------------------------
 
     def begin(self, model: nn.Module, task: Tensor | None, kwargs: dict[str, Any]) -> None:
-        prompt_length = _checked_prompt_length(kwargs.pop("prompt_length", None))
-        if prompt_length is None and len(self.contexts) == 1 and kwargs.get("labels") is not None:
-            prompt_length = _columns_before_labels(kwargs["labels"])
-        self.call = Call(task, prompt_length)
+        length = _checked_prompt_length(kwargs.pop("prompt_length", None))
+        if length is None and "encoder" not in self._stacks and kwargs.get("labels") is not None:
+            length = _columns_before_labels(kwargs["labels"])
+        self.calls.task, self.calls.prompt_length = task, length
 
     @contextmanager
     def generation(self, task: Tensor | None, args: tuple, kwargs: dict[str, Any]) -> Iterator[None]:
         names = ("inputs", "input_ids", "inputs_embeds")
         given = [*args[:1], *(kwargs[name] for name in names if kwargs.get(name) is not None)]
         sizes = given[0].shape[:2] if given else (0, 0)
-        self.generating = Generation(task, *sizes, mask=kwargs.get("attention_mask"))
-        for context in self.contexts.values():
-            context.forget()  # parameters may have changed since the last generation
-            context.expands = True
+        self._forget()  # parameters may have changed since weights were kept
+        self.calls.generation = Generation(task, *sizes, mask=kwargs.get("attention_mask"))
         try:
             yield
         finally:
-            self.generating = None
-            for context in self.contexts.values():
-                context.forget()
-                context.expands = False
+            self.calls.generation = None
+            self._forget()
+
+    def _forget(self) -> None:
+        for watch in self.watches.values():
+            watch.context.forget()
 
     def num_tasks(self) -> int | None:
         names = [self.peft_config[name].num_tasks for name in self.active_adapters]
         return max((number for number in names if number is not None), default=None)
-
-    def _kind(self, side: Side) -> str:
-        """Return where the weights of the adapter in use come from; "none" where adapters are switched off."""
-        adapter = self.contexts[side].layers[0].adapter
-        return getattr(self.peft_config[adapter], side) if adapter else "none"
-
-    def _task(self, kind: str) -> Tensor | None:
-        if kind not in _CONDITIONED:
-            return None
-        return self.call.task if self.call.task is not None or self.generating is None else self.generating.task
-
-    def _begin_encoder(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        context, kind = self.contexts["encoder"], self._kind("encoder")
-        if kind != "instance_generated":
-            context.begin(Pass(Source(task=self._task(kind))))
-        elif not self._in_first_pass:
-            context.begin(Pass(learnt=True))
-            self._in_first_pass = True
-            try:
-                output = stack(*args, **kwargs)  # comes through here again
-            finally:
-                self._in_first_pass = False
-            source = Source()
-            context.home.read(source, mean_pool(output[0], kwargs.get("attention_mask")))
-            context.begin(Pass(source))
-        return args, _with_embeddings_of_its_own(kwargs)
-
-    def _begin_decoder(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        context, kind = self.contexts["decoder"], self._kind("decoder")
-        states: Tensor = kwargs["encoder_hidden_states"]
-        task = self._task(kind)
-        keeps = self._keeps(stack, kwargs)
-        if not keeps:
-            context.forget()  # what comes may change the parameters that kept weights were made from
-        mask = kwargs.get("encoder_attention_mask")
-        # Nothing changes within a generation, which may pass another mask object at each step.
-        key = (
-            KeptFor(states, mask, task, context.version) if self.generating is None else KeptFor(states, None, task, 0)
-        )
-        source = context.kept_for(key)
-        if source is None:
-            source = Source(task)
-            if kind == "instance_generated":
-                # The rows of an example, such as its beams, share its weights.
-                every = 1 if self.generating is None else self.generating.rows_per_example(len(states))
-                context.home.read(source, mean_pool(states[::every], None if mask is None else mask[::every]))
-            if keeps:
-                context.keep(source, key)
-        context.begin(Pass(source))
-        return args, _with_embeddings_of_its_own(kwargs)
-
-    def _keeps(self, stack: nn.Module, kwargs: dict[str, Any]) -> bool:
-        """Return whether this forward pass is a step of generating text, whose weights serve the next steps too."""
-        use_cache = kwargs.get("use_cache")
-        use_cache = self.model.config.use_cache if use_cache is None else use_cache
-        return self.generating is not None or bool(use_cache and not torch.is_grad_enabled() and not stack.training)
-
-    def _begin_decoder_only(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Any:
-        context, kind = self.contexts["decoder"], self._kind("decoder")
-        inputs = args[0] if args else kwargs.get("input_ids")
-        inputs = kwargs["inputs_embeds"] if inputs is None else inputs
-        rows, width = inputs.shape[:2]
-        cache = kwargs.get("past_key_values")
-        past = 0 if cache is None else int(cache.get_seq_length())
-        if self.generating is not None:
-            length: int | Tensor = self.generating.width - past
-            source = self.generating.source
-            every = self.generating.rows_per_example(rows)
-        else:
-            length = width if self.call.prompt_length is None else self.call.prompt_length
-            length = 0 if past else length
-            source = attached_source(cache) if past else None
-            every = 1
-        prompt = None
-        if source is None:
-            source = Source(self._task(kind), kept={} if self._keeps(stack, kwargs) else None)
-            if kind == "instance_generated":
-                if past or (isinstance(length, int) and length > width):
-                    raise ValueError(
-                        "The adapters are generated from the whole prompt, but its beginning is in `past_key_values` "
-                        "already, made by another model or in pieces. Pass the whole prompt at once."
-                    )
-                prompt = Prompt(length, self._prompt_mask(kwargs.get("attention_mask"), every), every)
-            if self.generating is not None:
-                self.generating.source = source
-        elif self.generating is None:
-            source = self._continued(source, kind, keeps=self._keeps(stack, kwargs))
-        context.begin(Pass(source, start=self._first_adapted(length), prompt=prompt))
-        return args, _with_embeddings_of_its_own(kwargs)
-
-    def _continued(self, source: Source, kind: str, keeps: bool) -> Source:
-        """Return what a cache's adapters are generated from in this pass: with its weights, if they may be kept."""
-        if keeps and source.kept is not None:
-            return source
-        continued = Source(source.task if kind in _CONDITIONED else None)
-        if kind == "instance_generated":
-            if source.pooled is None:
-                raise ValueError("`past_key_values` was made by an adapter that does not depend on the prompt.")
-            self.contexts["decoder"].home.read(continued, source.pooled)
-        return continued
-
-    def _prompt_mask(self, mask: Any, every: int) -> Tensor | None:
-        """Return the attention mask of the prompts, [prompts, columns]."""
-        if self.generating is not None and self.generating.mask is not None:
-            return self.generating.mask
-        if mask is None:
-            return None
-        if not isinstance(mask, Tensor) or mask.dim() != 2:
-            raise ValueError(
-                "`attention_mask` must have two dimensions, [batch, tokens], to tell which tokens of a prompt are real."
-            )
-        return mask[::every]
-
-    def _first_adapted(self, length: int | Tensor) -> int | Tensor:
-        """Return the first column that is adapted: the prompt's last, where the answer's first token is predicted."""
-        if self.peft_config[self.active_adapters[0]].adapt_prompt:
-            return 0
-        return max(length - 1, 0) if isinstance(length, int) else length - 1
-
-    def _end_decoder_only(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-        """Attach what this prompt's adapters are generated from to the cache that the caller goes on with."""
-        source = self.contexts["decoder"].running.source
-        known = source.task is not None or source.pooled is not None
-        cache = (
-            next((part for part in output.values() if isinstance(part, Cache)), None)
-            if isinstance(output, dict)
-            else None
-        )
-        if self.generating is None and known and isinstance(cache, Cache):
-            attach_source(cache, source)
 
     # --- Training and removing -----------------------------------------------------------------------------------
 
@@ -326,13 +184,12 @@ class HyperdecoderModel(ConditionedTuner):
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         super().set_adapter(adapter_name, inference_mode=inference_mode)
         self._freeze_sides()
-        for context in self.contexts.values():
-            context.forget()
+        self._forget()
 
     def _freeze_sides(self) -> None:
         """Freeze the adapters of the sides that are not to be trained."""
-        for side, context in self.contexts.items():
-            for layer in context.layers:
+        for side, watch in self.watches.items():
+            for layer in watch.context.layers:
                 for name, config in self.peft_config.items():
                     if not getattr(config, f"unfreeze_{side}_adapters"):
                         for attribute in layer.adapter_layer_names:
@@ -343,11 +200,8 @@ class HyperdecoderModel(ConditionedTuner):
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **kwargs: Any) -> Any:
         if merge:
             self._check_merge_allowed()
-        for hook in self._stack_hooks:
-            hook.remove()
-        for context in self.contexts.values():
-            for layer in context.layers:
-                layer.disconnect()
+        for watch in self.watches.values():
+            watch.leave()
         return super()._unload_and_optionally_merge(merge, *args, **kwargs)
 
 
@@ -361,17 +215,6 @@ def _layers_below(config: HyperdecoderConfig, depth: int) -> int:
             f"adapt. Choose one from 0 to {depth - 1}."
         )
     return config.prompt_layer
-
-
-def _with_embeddings_of_its_own(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return a stack's arguments in which embeddings that the caller may pass again are a copy.
-
-    A pass that is recomputed is told by the storage of what enters its layers.
-    """
-    embeddings = kwargs.get("inputs_embeds")
-    if embeddings is None or not torch.is_grad_enabled():
-        return kwargs
-    return {**kwargs, "inputs_embeds": embeddings.clone()}
 
 
 def _checked_prompt_length(length: Any) -> int | Tensor | None:

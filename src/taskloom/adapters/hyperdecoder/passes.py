@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from taskloom.adapters.hyperdecoder.layer import HyperdecoderLayer
 
 __all__ = [
-    "Call",
-    "Generation",
     "KeptFor",
     "Pass",
     "Prompt",
@@ -105,37 +103,6 @@ class Pass:
     learnt: bool = False
     start: int | Tensor = 0
     prompt: Prompt | None = None
-
-
-@dataclass(eq=False)
-class Call:
-    """The arguments of one forward pass of the whole model that the adapters ask for."""
-
-    task: Tensor | None = None
-    prompt_length: int | Tensor | None = None
-
-
-@dataclass(eq=False)
-class Generation:
-    """One call of `generate`.
-
-    Attributes:
-        task: task ids, LongTensor[examples].
-        examples: examples in the batch, before beams or samples expand it; 0 if not known.
-        width: columns of the prompt, padding included.
-        mask: attention mask [examples, width], if one was given.
-        source: of a decoder-only model, what this call's adapters are generated from.
-    """
-
-    task: Tensor | None
-    examples: int = 0
-    width: int = 0
-    mask: Tensor | None = None
-    source: Source | None = None
-
-    def rows_per_example(self, rows: int) -> int:
-        """Return how many of a batch's rows belong to one example."""
-        return rows // self.examples if self.examples and rows % self.examples == 0 else 1
 
 
 @dataclass(eq=False)
