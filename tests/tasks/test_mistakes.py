@@ -267,6 +267,8 @@ def test_the_message_says_where_and_what(tmp_path, files, fields, words):
     ("specs", "words"),
     [
         (["glue/rtte"], ("unknown task 'glue/rtte'.", "Did you mean 'glue/rte'?", "taskloom tasks")),
+        (["RTE"], ("Did you mean 'glue/rte' or 'superglue/rte' or 'text2text/rte' or 'text2text/superglue-rte'",)),
+        (["text2text/boolq"], ("Did you mean 'superglue/boolq' or 'text2text/superglue-boolq'?",)),
         ([{"preset": "glue/mnly"}], ("task 1: unknown task 'glue/mnly'.", "Did you mean 'glue/mnli'?")),
         (
             [{"preset": "glue/rte", "labls": []}],

@@ -10,8 +10,9 @@ from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
 from taskloom.errors import DataError
-from taskloom.tasks import TaskSuite
+from taskloom.tasks import Task, TaskSuite
 from taskloom.tasks.answers import answer_ids
+from taskloom.tasks.targets import target_parser
 from tests.tiny_language import tiny_tokenizer
 
 
@@ -217,6 +218,23 @@ def test_a_label_that_the_verbaliser_does_not_know(own):
 def test_a_missing_part_of_a_joined_split(own):
     rewritten(own, "+b.jsonl", "+c.jsonl")
     assert "no file 'c.jsonl'" in refusal(own)
+
+
+def test_a_joined_split_with_a_part_that_has_no_name(own):
+    rewritten(own, "+b.jsonl", "+")
+    assert "task 'mood': splits: 'a.jsonl+' joins files by +, and one of them has no name" in refusal(own)
+
+
+@pytest.mark.parametrize(
+    ("step", "number", "text"),
+    [
+        *((1, "2.4", "2"), (1.0, 2.5, "2"), (10, 87, "90")),
+        *((0.2, "-0.04", "0.0"), (0.2, "-0.3", "-0.4"), (0.25, 0.7, "0.75"), (0.0000001, 3e-7, "0.0000003")),
+    ],
+)
+def test_a_number_is_written_with_the_decimals_of_the_step(step, number, text):
+    task = Task(name="t", kind="text2text", inputs=("x",), target="n", round_to=step)
+    assert target_parser(task, "n")(number, ()) == text
 
 
 def test_a_missing_column_of_choices(own):

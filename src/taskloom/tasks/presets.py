@@ -112,7 +112,7 @@ def _resolve_preset(spec: Mapping[str, Any], has_data_dir: bool, where: str) -> 
     presets = _presets()
     if preset not in presets:
         raise DataError(
-            f"{where}: unknown task '{preset}'.{did_you_mean(str(preset), _known_presets())} "
+            f"{where}: unknown task '{preset}'.{_meant(str(preset))} "
             "`taskloom tasks` lists the presets; own tasks are given as a .yaml file or by their fields"
         )
     if "dataset" in overrides:
@@ -130,8 +130,14 @@ def _resolve_preset(spec: Mapping[str, Any], has_data_dir: bool, where: str) -> 
     return task_from_mapping(fields | overrides, f"{where} (preset {preset})")
 
 
-def _known_presets() -> list[str]:
-    return [*_presets(), *(suite for suite, _ in list_suites())]
+def _meant(preset: str) -> str:
+    """Return a sentence that names the presets of this name in other groups, else what is spelled nearly so."""
+    known = [*_presets(), *(suite for suite, _ in list_suites())]
+    name = preset.rpartition("/")[2].lower()
+    same = [other for other in known if other.lower().endswith((f"/{name}", f"-{name}"))]
+    if name and same:
+        return f" Did you mean {' or '.join(repr(other) for other in same)}?"
+    return did_you_mean(preset, known)
 
 
 @cache

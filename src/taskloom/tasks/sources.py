@@ -114,7 +114,10 @@ def _files(task: Task, file: str, base_dir: Path, data_dir: Path | None) -> list
     whole = _anchored(task, Path(task.path or "", file), base_dir, data_dir)
     if "+" not in file or whole.is_file():
         return [whole]
-    return [_anchored(task, Path(task.path or "", part.strip()), base_dir, data_dir) for part in file.split("+")]
+    parts = [part.strip() for part in file.split("+")]
+    if not all(parts):
+        raise DataError(f"task '{task.name}': splits: '{file}' joins files by +, and one of them has no name")
+    return [_anchored(task, Path(task.path or "", part), base_dir, data_dir) for part in parts]
 
 
 def _header(task: Task, split: str) -> tuple[str, ...] | None:

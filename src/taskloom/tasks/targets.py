@@ -37,7 +37,8 @@ def target_parser(task: Task, name: str) -> TargetParser:
     if task.kind == "text2text":
         answers = task.answers
         if task.round_to is not None:
-            step = Decimal(repr(task.round_to))
+            step = Decimal(str(task.round_to))
+            step = Decimal(int(step)) if step == step.to_integral_value() else step
             return lambda value, _: _rounded(value, step, name)
         if answers is None:
             return lambda value, _: _texts(value, name)
@@ -81,7 +82,8 @@ def _rounded(value: Any, step: Decimal, name: str) -> str:
     single precision gives the same text as the file.
     """
     number = Decimal(f"{_number(value, name):.6g}")
-    return str(((number / step).to_integral_value(ROUND_HALF_EVEN) * step).quantize(step))
+    nearest = (number / step).to_integral_value(ROUND_HALF_EVEN) * step
+    return f"{nearest.quantize(step) + 0:f}"  # adding 0 takes the sign off zero
 
 
 def _class_index(value: Any, indices: dict[str, int], name: str) -> int:
