@@ -253,7 +253,7 @@ def test_a_damaged_entry_is_made_again(tokenizer, cache, caplog, damage):
     elif damage == "remove data":
         data.unlink()
     else:
-        (entry / "features.json").write_text('{"items": 50, "tokens": 3, "too_long": []}')
+        (entry / "features.json").write_text('{"items": 50, "tokens": 3, "cut": {"inputs": [], "answers": []}}')
     with caplog.at_level(logging.WARNING):
         again = suite.task_features("score", "train", tokenizer, 16)
     assert "is damaged and is made again" in caplog.text

@@ -10,7 +10,7 @@ from tokenizers.models import Unigram
 from transformers import PreTrainedTokenizerFast
 
 from taskloom.errors import DataError
-from taskloom.tasks import Task, TaskSuite
+from taskloom.tasks import Task, TaskSuite, caching
 from taskloom.tasks.answers import answer_ids
 from taskloom.tasks.targets import target_parser
 from tests.tiny_language import tiny_tokenizer
@@ -272,6 +272,37 @@ def test_a_blank_target_is_empty_even_where_the_tokenizer_has_a_token_for_a_spac
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
     _, _, empty = answer_ids(["q", "q"], ["yes", "  "], tokenizer, 8, decoder_only)
     assert empty == [1]
+
+
+def test_cut_answers_are_told_from_cut_prompts(own, tmp_path, caplog):
+    rewritten(own, '    labels: [good, bad]\n    answers: {good: "yes", bad: "no"}\n    metrics: [accuracy, f1]\n', "")
+    write_lines(own / "a.jsonl", [{"text": "the film", "label": "a good film"}, {"text": "the meal", "label": "bad"}])
+    suite = TaskSuite.load(["own.yaml"], base_dir=own, cache_dir=tmp_path / "cache")
+    told = "task 'mood', dev: 1 of 2 examples have an answer longer than 3 tokens"
+    with caplog.at_level(logging.WARNING), pytest.raises(DataError) as caught:
+        suite.task_features("mood", "dev", tiny_tokenizer("t5"), 8, "error", max_target_length=3)
+    assert str(caught.value).startswith(f"{told}, the first at {own}/a.jsonl:1; raise max_target_length")
+    for _ in range(2):  # read from the cache, it says so again
+        caching._warn_once.cache_clear()
+        suite.task_features("mood", "dev", tiny_tokenizer("t5"), 8, max_target_length=3)
+    assert caplog.messages == [f"{told} and were cut"] * 2
+
+
+def test_an_answer_of_the_verbaliser_is_never_cut(own, tmp_path):
+    rewritten(own, 'bad: "no"', 'bad: "not so good"')
+    suite = TaskSuite.load(["own.yaml"], base_dir=own, cache_dir=tmp_path / "cache")
+    with pytest.raises(DataError, match=r"jsonl:2: the answer has more tokens than max_target_length \(3\) allows"):
+        suite.task_features("mood", "train", tiny_tokenizer("t5"), 8, max_target_length=3)
+    suite.task_features("mood", "train", tiny_tokenizer("t5"), 8, max_target_length=4)
+
+
+def test_another_end_token_makes_other_features(own, tmp_path):
+    suite = TaskSuite.load(["own.yaml"], base_dir=own, cache_dir=tmp_path / "cache")
+    tokenizer = tiny_tokenizer("gpt2")
+    for token in ("</s>", "<s>"):
+        tokenizer.eos_token = token
+        features = suite.task_features("mood", "train", tokenizer, 8, decoder_only=True)
+        assert features[0]["target_ids"][-1] == tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize(

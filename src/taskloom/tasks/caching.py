@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,14 @@ BATCH_SIZE = 1000
 LONG_JOB = 50_000
 
 
+@dataclass
+class Cut:
+    """The examples of a split whose input was cut, and those whose answer was."""
+
+    inputs: list[int] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Tokenising:
     """How texts become token ids; see `TaskSuite.task_features`."""
@@ -49,8 +57,8 @@ class Tokenising:
 def build_features(task: Task, task_id: int, split: str, examples: Examples, settings: Tokenising) -> TaskFeatures:
     """Tokenise examples in memory."""
     _check_settings(task, settings)
-    stored, too_long = _tokenise(task, split, examples, settings)
-    _report_too_long(task, split, examples, too_long, settings)
+    stored, cut = _tokenise(task, split, examples, settings)
+    _report_cut(task, split, examples, cut, settings)
     return TaskFeatures(task, task_id, stored)
 
 
@@ -61,10 +69,10 @@ def cached_features(
     _check_settings(task, settings)
     entry = folder / f"{task.name}-{split}-{_content_key(task, split, examples, settings)[:24]}"
     cached = _read_entry(entry)
-    stored, too_long = cached or _tokenise(task, split, examples, settings)
-    _report_too_long(task, split, examples, too_long, settings)
+    stored, cut = cached or _tokenise(task, split, examples, settings)
+    _report_cut(task, split, examples, cut, settings)
     if cached is None:
-        _write_entry(entry, stored, too_long)
+        _write_entry(entry, stored, cut)
         stored = datasets.Dataset.load_from_disk(entry)  # memory-mapped, unlike what was written
     return TaskFeatures(task, task_id, stored)
 
@@ -87,10 +95,10 @@ def _check_settings(task: Task, settings: Tokenising) -> None:
         )
 
 
-def _tokenise(task: Task, split: str, examples: Examples, settings: Tokenising) -> tuple[datasets.Dataset, list[int]]:
-    """Return the stored form of all items, and the indices of the examples that were cut."""
+def _tokenise(task: Task, split: str, examples: Examples, settings: Tokenising) -> tuple[datasets.Dataset, Cut]:
+    """Return the stored form of all items, and which examples were cut."""
     chunks: list[datasets.Dataset] = []
-    too_long: list[int] = []
+    cut = Cut()
     for first in track(
         range(0, len(examples), BATCH_SIZE),
         description=f"Tokenising {task.name}",
@@ -111,7 +119,8 @@ def _tokenise(task: Task, split: str, examples: Examples, settings: Tokenising) 
             )
         if "example" in encoded.columns:
             encoded.columns["example"] = [first + example for example in encoded.columns["example"]]
-        too_long.extend(first + index for index in encoded.too_long)
+        cut.inputs.extend(first + index for index in encoded.too_long)
+        cut.answers.extend(first + index for index in encoded.cut_answers)
         types = storage_types(list(encoded.columns))
         chunks.append(datasets.Dataset.from_dict(encoded.columns, features=types))
     if not sum(map(len, chunks)):
@@ -119,7 +128,7 @@ def _tokenise(task: Task, split: str, examples: Examples, settings: Tokenising) 
             f"{examples.source}: no window of task '{task.name}' holds an answer, and `null_windows: drop` leaves "
             "nothing to train on; check `spans`, or keep the null windows"
         )
-    return datasets.concatenate_datasets(chunks), too_long
+    return datasets.concatenate_datasets(chunks), cut
 
 
 def _encode(task: Task, examples: Examples, batch: slice, settings: Tokenising) -> Encoded:
@@ -156,7 +165,7 @@ def _encode_windows(task: Task, split: str, examples: Examples, batch: slice, se
     columns = {"input_ids": encoded.input_ids, "example": encoded.examples, "window": encoded.characters}
     if encoded.target_ids is not None:
         columns["target_ids"] = encoded.target_ids
-    return Encoded(columns, encoded.too_long, encoded.empty)
+    return Encoded(columns, cut_answers=encoded.too_long, empty=encoded.empty)
 
 
 def _keeps_null_windows(task: Task, split: str) -> bool:
@@ -164,18 +173,30 @@ def _keeps_null_windows(task: Task, split: str) -> bool:
     return task.null_windows == "keep" or split != "train"
 
 
-def _report_too_long(task: Task, split: str, examples: Examples, too_long: list[int], settings: Tokenising) -> None:
-    if not too_long:
+def _report_cut(task: Task, split: str, examples: Examples, cut: Cut, settings: Tokenising) -> None:
+    what, limit = "are", settings.max_length
+    if task.kind == "span":
+        what, limit = "have a question", settings.max_length // 2
+    _report(task, split, examples, cut.inputs, f"{what} longer than {limit} tokens", "max_length", settings)
+    longest = task.max_target_length or settings.max_target_length
+    if cut.answers and task.known_answers is not None:
+        raise DataError(
+            f"{examples.where(cut.answers[0])}: the answer has more tokens than max_target_length ({longest}) allows "
+            f"task '{task.name}': cut, it is none of the task's answers; raise it"
+        )
+    what = f"have an answer longer than {longest} tokens"
+    _report(task, split, examples, cut.answers, what, "max_target_length", settings)
+
+
+def _report(
+    task: Task, split: str, examples: Examples, indices: list[int], what: str, setting: str, settings: Tokenising
+) -> None:
+    if not indices:
         return
-    is_span = task.kind == "span"
-    what, limit = ("have a question", settings.max_length // 2) if is_span else ("are", settings.max_length)
-    found = (
-        f"task '{task.name}', {split}: {len(too_long):,} of {len(examples):,} examples {what} longer than "
-        f"{limit} tokens"
-    )
+    found = f"task '{task.name}', {split}: {len(indices):,} of {len(examples):,} examples {what}"
     if settings.on_too_long == "error":
         raise DataError(
-            f"{found}, the first at {examples.where(too_long[0])}; raise max_length, shorten them, "
+            f"{found}, the first at {examples.where(indices[0])}; raise {setting}, shorten them, "
             "or set on_too_long: truncate"
         )
     _warn_once(f"{found} and were cut")
@@ -207,14 +228,15 @@ def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     serialized = json.loads(backend.to_str())
     # The state that the last call left behind, not part of what the tokenizer is.
     del serialized["truncation"], serialized["padding"]
-    return [serialized, tokenizer.model_input_names, tokenizer.truncation_side, tokenizer.cls_token_id]
+    special = [tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id]
+    return [serialized, tokenizer.model_input_names, tokenizer.truncation_side, special]
 
 
-def _write_entry(entry: Path, stored: datasets.Dataset, too_long: list[int]) -> None:
+def _write_entry(entry: Path, stored: datasets.Dataset, cut: Cut) -> None:
     try:
         with staged_folder(entry) as partial, _no_progress_bars():
             stored.save_to_disk(partial)
-            summary = {"items": len(stored), "tokens": int(token_counts(stored).sum()), "too_long": too_long}
+            summary = {"items": len(stored), "tokens": int(token_counts(stored).sum()), "cut": asdict(cut)}
             (partial / "features.json").write_text(json.dumps(summary), "utf-8")
     except OSError as failure:
         # Another process (a rank of a distributed run) may have put the same entry there meanwhile.
@@ -225,8 +247,8 @@ def _write_entry(entry: Path, stored: datasets.Dataset, too_long: list[int]) -> 
             ) from None
 
 
-def _read_entry(entry: Path) -> tuple[datasets.Dataset, list[int]] | None:
-    """Return the stored items and the examples that were cut, or None without a sound entry."""
+def _read_entry(entry: Path) -> tuple[datasets.Dataset, Cut] | None:
+    """Return the stored items and which examples were cut, or None without a sound entry."""
     if not entry.is_dir():
         return None
     try:
@@ -235,10 +257,10 @@ def _read_entry(entry: Path) -> tuple[datasets.Dataset, list[int]] | None:
         tokens = int(token_counts(stored).sum())
         if (len(stored), tokens) != (summary["items"], summary["tokens"]):
             raise ValueError(f"{len(stored)} items of {tokens} tokens instead of {summary}")
+        return stored, Cut(**summary["cut"])
     except (OSError, ValueError, KeyError, TypeError) as failure:
         logger.warning("the cache entry %s is damaged and is made again (%s)", entry, failure)
         return None
-    return stored, summary["too_long"]
 
 
 @contextmanager

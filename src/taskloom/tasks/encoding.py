@@ -37,10 +37,11 @@ _TYPES = {
 
 @dataclass
 class Encoded:
-    """Columns of equal length, and the indices of the examples that were cut, and whose target has no tokens."""
+    """Columns of equal length, and indices of examples: the input was cut, the answer was, the target has no tokens."""
 
     columns: dict[str, list[Any]]
     too_long: list[int] = field(default_factory=list)
+    cut_answers: list[int] = field(default_factory=list)
     empty: list[int] = field(default_factory=list)
 
 
@@ -114,15 +115,14 @@ def _encode_language(
     if task.kind == "lm" and decoder_only:
         first, others, too_long = language_ids(prompts, tokenizer, max_length)
         empty = [index for index, row in enumerate(others) if not row]
-        return Encoded({"input_ids": first, "target_ids": others}, too_long, empty)
+        return Encoded({"input_ids": first, "target_ids": others}, too_long, empty=empty)
     rows, too_long = prompt_ids(prompts, tokenizer, max_length, decoder_only)
     columns = {"input_ids": rows}
-    empty: list[int] = []
-    if targets is not None:
-        answers = [accepted(target)[0] for target in targets]
-        columns["target_ids"], cut, empty = answer_ids(prompts, answers, tokenizer, max_target_length, decoder_only)
-        too_long = sorted({*too_long, *cut})
-    return Encoded(columns, too_long, empty)
+    if targets is None:
+        return Encoded(columns, too_long)
+    answers = [accepted(target)[0] for target in targets]
+    columns["target_ids"], cut, empty = answer_ids(prompts, answers, tokenizer, max_target_length, decoder_only)
+    return Encoded(columns, too_long, cut, empty)
 
 
 def _encode_words(
