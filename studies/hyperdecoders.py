@@ -39,7 +39,7 @@ MAX_LENGTH = 160
 LIMITS = {"train": 640, "dev": 240, "test": 1}
 #: Rates are chosen on one half of the dev examples, figures are of the other.
 CHOOSING, REPORTING = slice(0, None, 2), slice(1, None, 2)
-RATES, SEEDS = (1e-3, 3e-3), (1, 2, 3)
+RATES, SEEDS = (1e-3, 3e-3), (1, 2)  # beside seed 0, with which the rate is chosen
 STEPS, BATCH = 450, 32
 PLOTTED = "instance_generated"  # the method whose generated weights are looked at
 #: Sizes with which each method trains about 3.1 million parameters.

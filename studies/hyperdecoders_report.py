@@ -45,7 +45,7 @@ def report(data: Path, runs: Path, console: Console) -> None:
     rows = {"majority answer": [majority]}
     for method in METHODS:
         rate = best_rate(trainings, method)
-        chosen = [each for each in trainings if (each["method"], each["rate"]) == (method, rate) and each["seed"]]
+        chosen = [each for each in trainings if (each["method"], each["rate"]) == (method, rate)]
         rows[method] = [[statistics.mean(task[REPORTING]) for task in each["right"].values()] for each in chosen]
     result = {
         "tasks": suite.names,
