@@ -64,3 +64,25 @@ def test_killed_in_a_step_and_in_a_checkpoint(recipe, tmp_path):
     assert whole.read_scores() == resumed.read_scores()
     steps = [entry["step"] for entry in resumed.read_metrics() if "loss" in entry]
     assert steps == sorted(set(steps)), "no step is logged twice"
+
+
+@pytest.mark.parametrize("settings", [{"max_steps": 6}, {"max_steps": 40, "early_stopping": 1}])
+def test_killed_after_the_last_step(recipe, tmp_path, settings):
+    """Nothing is left to train, though what follows the training has to be done again."""
+    fields = {
+        **settings,
+        "evaluate_every": 2,
+        "learning_rate": 1e-5,
+    }  # so low that no evaluation is better than the first
+    run = fit(
+        load_recipe(recipe, [f"output={tmp_path}", *(f"training.{k}={v}" for k, v in fields.items())]), quiet=True
+    )
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    scores, steps = run.read_scores(), [entry["step"] for entry in run.read_metrics()]
+    assert max(steps) < 10
+    for name in ("finished.json", "scores.json", "summary.md"):
+        (tmp_path / name).unlink()
+    run = fit(run.recipe, resume=True, quiet=True)
+    assert run.finished
+    assert (run.read_scores(), [entry["step"] for entry in run.read_metrics()]) == (scores, steps)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == before

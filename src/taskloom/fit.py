@@ -13,7 +13,7 @@ from transformers.utils import logging as transformers_logging
 
 from taskloom.build import build_model, build_suite, layout, recipe_tokenizer, refuse_long_examples
 from taskloom.callbacks import GracefulStop, MetricsWriter, ProgressLine
-from taskloom.errors import RecipeError
+from taskloom.errors import DataError, RecipeError
 from taskloom.evaluation import majority_baseline
 from taskloom.evaluation.generations import GENERATIONS_FOLDER, Generations, predicted_answers_file
 from taskloom.generative import GenerativeModel
@@ -54,6 +54,7 @@ def fit(recipe: Recipe, resume: bool = False, quiet: bool = False) -> RunFolder:
     # The folder is looked at first, for a quick refusal, and begun last: a mistake in the data must not leave a run.
     RunFolder.refuse_unusable(recipe.output, resume)
     suite = build_suite(recipe)
+    _require_splits(suite)
     model = build_model(recipe, list(suite))
     if recipe.data.on_too_long == "error":
         refuse_long_examples(recipe, suite, model)
@@ -64,6 +65,17 @@ def fit(recipe: Recipe, resume: bool = False, quiet: bool = False) -> RunFolder:
         step = _train(recipe, run, suite, model, console)
         _conclude(recipe, run, suite, step, console)
     return run
+
+
+def _require_splits(suite: TaskSuite) -> None:
+    """Refuse a task that cannot be trained, or by which the best model could not be chosen."""
+    for task in suite:
+        for split, found in {"train": "train" in task.splits, "dev": bool(task.dev_splits)}.items():
+            if not found:
+                raise DataError(
+                    f"task '{task.name}' has no {split} split, only {', '.join(task.splits)}: training needs train and "
+                    "dev; name their files under `splits`, or give one file as `path` and `divide` it"
+                )
 
 
 def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: Model, console: Console) -> int:
@@ -101,19 +113,21 @@ def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: Model, conso
     )
     trainer.remove_callback(PrinterCallback)
     checkpoint = run.latest_checkpoint()
-    done = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step if checkpoint else 0
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)) if checkpoint else TrainerState()
     if checkpoint:
-        console.print(f"Resuming after step {done}.")
-    run.truncate_metrics(done)
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    finally:
-        progress.stop()
-        stop.restore()
-    if stop.requested:
-        raise KeyboardInterrupt
+        console.print(f"Resuming after step {state.global_step}.")
+    run.truncate_metrics(state.global_step)
+    if not (checkpoint and trainer.is_over(state)):
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        finally:
+            progress.stop()
+            stop.restore()
+        if stop.requested:
+            raise KeyboardInterrupt
+        state = trainer.state
     tokenizer.save_pretrained(str(run.model_folder / model.backbone_folder))
-    return trainer.state.best_global_step or trainer.state.global_step
+    return state.best_global_step or state.global_step
 
 
 def _conclude(recipe: Recipe, run: RunFolder, suite: TaskSuite, step: int, console: Console) -> None:
@@ -162,6 +176,12 @@ def evaluate(run: str | Path, split: str = "dev", save: str | Path | None = None
         if split in task.splits and (task.kind == "lm" or suite.examples(task.name, split).targets is not None):
             settings = layout(predictor.recipe, predictor.model)
             scored[task.name, split] = suite.task_features(task.name, split, predictor.tokenizer, **settings)
+    if not scored:
+        held = ", ".join(dict.fromkeys(split for task in suite for split in task.splits))
+        raise DataError(
+            f"{run}: no task has a split '{split}' with targets; there are {held}. For a test split where the targets "
+            "are hidden, train with data.split_validation_test=true"
+        )
     generations = Generations()
     scores, _ = predictor.inference(predictor.recipe.training.eval_batch_size).score(suite, scored, generations)
     if save is not None:

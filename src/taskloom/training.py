@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import IntervalStrategy, sort_checkpoints
 
 from taskloom.aggregation import aggregate_gradients, find_aggregator
@@ -276,11 +277,18 @@ class MultiTaskTrainer(Trainer):
                     write_atomically(folder / SCORES_FILE, json.dumps(self._scores, indent=2))
             if self.answers_folder is not None and self.args.should_save and len(self._generations):
                 self._generations.write(self.answers_folder / GENERATIONS_FOLDER)
-        elif self.patience is not None:
-            best = self.state.best_global_step or 0
-            since = sum("dev/mean" in entry and entry["step"] > best for entry in self.state.log_history)
-            self.control.should_training_stop |= since >= self.patience
+        else:
+            self.control.should_training_stop |= self._is_out_of_patience(self.state)
         return is_best
+
+    def _is_out_of_patience(self, state: TrainerState) -> bool:
+        best = state.best_global_step or 0
+        since = sum("dev/mean" in entry and entry["step"] > best for entry in state.log_history)
+        return self.patience is not None and since >= self.patience
+
+    def is_over(self, state: TrainerState) -> bool:
+        """Return whether a checkpoint with this state is the last one: resuming from it would train a step too many."""
+        return state.global_step >= state.max_steps or self._is_out_of_patience(state)
 
     # Checkpoints
 
