@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from taskloom.errors import RunError
+from taskloom.errors import DataError, RunError
+from taskloom.locks import FolderLock
 from taskloom.recipe import Recipe, load_recipe
 from taskloom.runs import RunFolder
 
@@ -91,6 +92,38 @@ def test_a_run_killed_before_it_began_can_be_started_or_resumed(folder, left_beh
         with RunFolder.create(target, make_recipe(target), resume) as run:
             assert run.latest_checkpoint() is None
         assert not list(target.glob(".*.partial"))
+
+
+def fail(folder, error, *folders):
+    """Let `error` end a run that has logged one step and written `folders`."""
+
+    def train():
+        with RunFolder.create(folder, make_recipe(folder)) as run:
+            run.append_metrics({"step": 1})
+            for name in folders:
+                (folder / name).mkdir(parents=True)
+                (folder / name / "trainer_state.json").touch()
+            raise error
+
+    with pytest.raises(type(error)):
+        train()
+
+
+def test_a_mistake_found_before_any_result_leaves_no_run(folder):
+    fail(folder, DataError("a target without tokens"), "checkpoints/partial")
+    assert [path.name for path in folder.iterdir()] == [FolderLock.FILE_NAME]
+    with RunFolder.create(folder, make_recipe(folder, seed=1)):  # mended, it starts in the same folder
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "folders"), [(DataError("x"), ["checkpoints/checkpoint-1"]), (DataError("x"), ["model"]), (OSError(), [])]
+)
+def test_results_are_kept_and_so_is_what_a_fault_leaves(folder, error, folders):
+    fail(folder, error, *folders)
+    assert (folder / "recipe.yaml").is_file()
+    assert (folder / "metrics.jsonl").is_file()
+    assert all((folder / name).is_dir() for name in folders)
 
 
 def test_resume_of_a_missing_folder_starts_and_says_so(folder, caplog):

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from taskloom.environment import describe_environment
-from taskloom.errors import RunError
+from taskloom.errors import RunError, UserError
 from taskloom.locks import FolderLock
 from taskloom.plain_json import to_json
 from taskloom.recipe import Recipe, differences, load_recipe, recipe_yaml
@@ -45,6 +45,7 @@ class RunFolder:
         self.path = path
         self.recipe = recipe
         self._lock = lock
+        self._begun_here = False
 
     @classmethod
     def create(cls, path: str | Path, recipe: Recipe, resume: bool = False) -> Self:
@@ -76,6 +77,7 @@ class RunFolder:
                 # The recipe comes last: without it the folder counts as not yet begun.
                 run._write_json("environment.json", describe_environment(recipe.seed))
                 write_atomically(run._recipe_file, recipe_yaml(recipe))
+                run._begun_here = True
         except BaseException:
             lock.release()
             raise
@@ -120,10 +122,22 @@ class RunFolder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Let other processes have the folder."""
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """Let other processes have the folder; a run that a mistake ended before it came to anything is taken back."""
+        if self._begun_here and isinstance(error, UserError) and not self._has_results():
+            self._take_back()
         if self._lock is not None:
             self._lock.release()
+
+    def _has_results(self) -> bool:
+        return self.model_folder.exists() or self.latest_checkpoint() is not None
+
+    def _take_back(self) -> None:
+        """Leave the folder as before the run began, but for the lock, so that the mended recipe can be run in it."""
+        self._recipe_file.unlink(missing_ok=True)
+        (self.path / "environment.json").unlink(missing_ok=True)
+        self.metrics_file.unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     @property
     def _recipe_file(self) -> Path:
