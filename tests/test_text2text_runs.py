@@ -60,6 +60,8 @@ def test_known_answers_say_how_long_generation_may_go_on(family, needed, monkeyp
     assert options["max_new_tokens"] == 2
     _, _, options = generated(family, monkeypatch, Task(**BASE, **LABELS, max_generated_length=6))
     assert options["max_new_tokens"] == 6
+    _, tokens, _ = generated(family, monkeypatch, Task(**BASE, **LABELS, min_target_length=5))
+    assert tokens == 5, "an answer may be longer than the known ones where it must be"
 
 
 def test_the_longest_answer_in_tokens():

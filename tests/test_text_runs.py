@@ -47,6 +47,10 @@ def a_task(place: Path, name="gen", file="rows", **fields):
     return {"name": name, "kind": "text2text", "inputs": ["{text}"], "splits": splits, **fields}
 
 
+def hyper(**settings):
+    return {"method": "hyperdecoder", "adapter_dim": 4, "bottleneck": 4, **settings}
+
+
 def a_recipe(place, output, family, tasks=None, **sections):
     training = {
         "max_steps": 80, "batch_size": 8, "learning_rate": 1e-2, "evaluate_every": 40, "schedule": "constant",
@@ -192,10 +196,27 @@ def test_encoders_solve_the_same_templates_as_classes(place, tmp_path):
             "training.label_smoothing: is 0.1, which smooths the answers of text2text and lm tasks",
         ),
         ("t5", {"adapter": {"method": "ca_mtl"}}, "adapter: "),
+        ("t5", {"adapter": hyper(prompt_layer=0)}, "adapter.prompt_layer: .* has an encoder and would ignore it"),
+        ("llama", {"adapter": hyper(encoder="per_task")}, "adapter.encoder: .* is decoder-only and would ignore it"),
+        ("llama", {"adapter": hyper(unfreeze_encoder=True)}, "adapter.unfreeze_encoder: .* Leave it out"),
+        (
+            "t5",
+            {"adapter": hyper(unfreeze_encoder_adapters=False, unfreeze_decoder_adapters=False)},
+            "adapter: nothing trains",
+        ),
+        (
+            "t5",
+            {"tasks": "short"},
+            r"data.max_target_length: is 5, below the shortest answer of task 'short' \(min_target_length 6\)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(place, tmp_path, family, sections, message):
-    tasks = {"lm": a_task(place, "lm", kind="lm"), "head": a_task(place, "head", "yes_no", kind="classification")}
+    tasks = {
+        "lm": a_task(place, "lm", kind="lm"),
+        "head": a_task(place, "head", "yes_no", kind="classification"),
+        "short": a_task(place, "short", min_target_length=6),
+    }
     if "tasks" in sections:
         sections = {"tasks": [a_task(place), tasks[sections["tasks"]]]}
     recipe = a_recipe(place, tmp_path / "run", family, **sections)
@@ -203,11 +224,33 @@ def test_what_does_not_fit_is_refused(place, tmp_path, family, sections, message
         build_model(recipe, list(build_suite(recipe)))
 
 
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_settings_that_both_families_have_are_taken(place, tmp_path, family):
+    recipe = a_recipe(place, tmp_path / "run", family, adapter=hyper(encoder="none", prompt_layer=None))
+    assert build_model(recipe, list(build_suite(recipe))).trainable_parameters()[0] > 0
+
+
+@pytest.mark.parametrize("missing", ["train", "dev"])
+def test_training_needs_a_train_and_a_dev_split(place, tmp_path, missing):
+    task = a_task(place)
+    del task["splits"][missing]
+    with pytest.raises(DataError, match=f"task 'gen' has no {missing} split, only (dev|train): training needs train"):
+        fit(a_recipe(place, tmp_path / "run", "t5", [task]), quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_split_that_no_task_has_is_not_evaluated(place, tmp_path):
+    fit(a_recipe(place, tmp_path / "run", "t5", training={"max_steps": 1, "evaluate_every": 1}), quiet=True)
+    with pytest.raises(DataError, match="no task has a split 'validation' with targets; there are train, dev"):
+        evaluate(tmp_path / "run", split="validation")
+
+
 def test_a_target_without_tokens_is_named(place, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "a film", "label": "yes"}\n{"text": "a film", "label": " "}\n')
     recipe = a_recipe(place, tmp_path / "run", "t5", [a_task(tmp_path)])
     with pytest.raises(DataError, match=r"rows\.jsonl:2: the target of task 'gen' has no tokens"):
         fit(recipe, quiet=True)
+    assert not (tmp_path / "run/recipe.yaml").exists(), "mended, it can be run in the same folder"
 
 
 def test_families_are_told_by_the_configuration(place, tmp_path):

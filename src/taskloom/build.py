@@ -14,6 +14,7 @@ from taskloom.generative import GenerativeModel
 from taskloom.inference import Inference
 from taskloom.model import MultiTaskModel
 from taskloom.recipe import Recipe
+from taskloom.recipe.adapter import idle_option
 from taskloom.tasks import MultiTaskCollator, Task, TaskSuite
 
 __all__ = ["build_inference", "build_model", "build_suite", "layout", "recipe_tokenizer", "refuse_long_examples"]
@@ -122,6 +123,11 @@ def _generative_model(
                 f"tasks: '{task.name}' is of kind 'lm', which needs a decoder-only model; '{settings.path}' has an "
                 "encoder too. Use tasks of kind text2text, or another model."
             )
+    _check_answer_lengths(recipe, tasks)
+    idle = idle_option(recipe.adapter, family)
+    if idle is not None:
+        kind = "has an encoder" if family == "encoder_decoder" else "is decoder-only"
+        raise RecipeError(f"adapter.{idle}: '{settings.path}' {kind} and would ignore it. Leave it out.")
     if recipe.sampling.strategy == "uncertainty":
         raise RecipeError(
             f"sampling.strategy: uncertainty reads the entropy of heads on an encoder; '{settings.path}' generates "
@@ -144,9 +150,22 @@ def _generative_model(
     torch.manual_seed(recipe.seed)
     task_type = "SEQ_2_SEQ_LM" if family == "encoder_decoder" else "CAUSAL_LM"
     adapted = adapt(model, recipe.adapter, len(tasks), recipe.data.max_length, task_type)
+    if not any(parameter.requires_grad for parameter in adapted.parameters()):
+        raise RecipeError("adapter: nothing trains, for every part is frozen. Unfreeze one of them.")
     if settings.gradient_checkpointing:
         adapted.gradient_checkpointing_enable({"use_reentrant": False})
     return GenerativeModel(adapted, tasks, recipe.training.label_smoothing)
+
+
+def _check_answer_lengths(recipe: Recipe, tasks: Sequence[Task]) -> None:
+    longest = recipe.data.max_target_length
+    for task in tasks:
+        own = task.max_generated_length or task.max_target_length
+        if own is None and task.min_target_length is not None and task.min_target_length > longest:
+            raise RecipeError(
+                f"data.max_target_length: is {longest}, below the shortest answer of task '{task.name}' "
+                f"(min_target_length {task.min_target_length}). Raise it, or give the task a max_generated_length."
+            )
 
 
 def _encoder_model(recipe: Recipe, tasks: Sequence[Task]) -> MultiTaskModel:
@@ -194,7 +213,7 @@ def _check_length(recipe: Recipe, encoder: PreTrainedModel, answer: int = 0) -> 
     allowed = positions - reserved - answer
     if recipe.data.max_length > allowed:
         beside = f" beside an answer of {answer}" if answer else ""
-        advice = f"Set data.max_length={allowed} or less." if allowed > 0 else "Lower data.max_target_length."
+        advice = f"Set data.max_length={allowed} or less." if allowed > 0 else "Lower the longest answer of the tasks."
         raise RecipeError(
             f"data.max_length: {recipe.data.max_length} tokens are more than '{recipe.model.path}' allows{beside} "
             f"({max(allowed, 0)}). {advice}"

@@ -108,7 +108,8 @@ class TextInference(Inference):
         if task.max_generated_length is not None:
             return task.max_generated_length
         if task.known_answers is not None:
-            return longest_answer(task.known_answers, self.tokenizer, longest, self.generative.layout == "decoder")
+            needed = longest_answer(task.known_answers, self.tokenizer, longest, self.generative.layout == "decoder")
+            return max(needed, task.min_target_length or 0)
         return longest
 
     def _ranked(self, task: Task, features: TaskFeatures, examples: Examples) -> tuple[list[str], list[np.ndarray]]:

@@ -6,7 +6,7 @@ knowing them takes importing PEFT.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -18,10 +18,14 @@ from taskloom.recipe.wording import describe_value, expected_choice, type_name
 if TYPE_CHECKING:
     from taskloom.recipe.sections import AdapterSection
 
-__all__ = ["OWN_METHODS", "ca_mtl_settings", "hyperdecoder_settings", "own_fields", "wrong_option"]
+__all__ = ["OWN_METHODS", "ca_mtl_settings", "hyperdecoder_settings", "idle_option", "own_fields", "wrong_option"]
 
 #: The methods that PEFT does not bring, with the class of their settings.
 OWN_METHODS: dict[str, type] = {"ca_mtl": CAMTLSettings, "hyperdecoder": HyperdecoderSettings}
+
+#: Settings of Hyperdecoders that only a decoder-only model heeds, and those that only a model with an encoder does.
+_DECODER_ONLY = ("prompt_layer", "adapt_prompt")
+_ENCODER = ("encoder", "encoder_adapter_dim", "unfreeze_encoder", "unfreeze_encoder_adapters")
 
 #: What the recipe knows by itself, or has in its `adapter` section for every method.
 _NOT_OWN = ("num_tasks", "freeze_layers")
@@ -51,6 +55,19 @@ def wrong_option(method: str, options: Mapping[str, Any]) -> tuple[str, str] | N
                 return name, f"is {describe_value(value)}, which is called {published[value]} here"
             return name, f"is {describe_value(value)}, expected {expected_choice(value, type_name(expected))}"
     return None
+
+
+def idle_option(adapter: "AdapterSection", family: Literal["encoder_decoder", "decoder"]) -> str | None:
+    """Return the first setting of Hyperdecoders that a model of this family would ignore, or None.
+
+    The default is no such setting, nor is ``encoder: none``: a recipe may be tried on models of both families.
+    """
+    if adapter.method != "hyperdecoder":
+        return None
+    fields = own_fields("hyperdecoder")
+    idle = _ENCODER if family == "decoder" else _DECODER_ONLY
+    given = {name: value for name, value in adapter.options.items() if name in idle}
+    return next((name for name, value in given.items() if value not in (fields[name].default, "none")), None)
 
 
 def ca_mtl_settings(adapter: "AdapterSection", max_length: int) -> CAMTLSettings:

@@ -64,8 +64,8 @@ class DataSection(_Section):
 
     dir: _Path | None = Field(default=None, description="folder, zip or tar archive that holds the tasks' files")
     max_length: PositiveInt = Field(default=128, description="longest example, special tokens included (tokens)")
-    max_target_length: PositiveInt = Field(
-        default=128, description="longest text2text answer, end token included; a task may set its own (tokens)"
+    max_target_length: int = Field(
+        default=128, ge=2, description="longest text2text answer, end token included; a task may set its own (tokens)"
     )
     stride: int = Field(
         default=128,
