@@ -203,6 +203,22 @@ def test_ways_to_say_where_the_prompt_ends() -> None:
     torch.testing.assert_close(whole, logits(adapted, inputs, prompt_length=1))
 
 
+def test_training_must_say_where_the_prompt_ends() -> None:
+    """As where a trainer takes the labels away to smooth them: else the last position alone would be trained."""
+    inputs = training_batch("llama")
+    del inputs["labels"]
+    for kind in KINDS:
+        adapted = adapt(language_model("llama"), decoder=kind).train()
+        with pytest.raises(ValueError, match="does not tell"):
+            adapted(**inputs)
+        adapted(**inputs, prompt_length=7)
+        with torch.no_grad():
+            adapted(**inputs)
+        with adapted.disable_adapter():
+            adapted(**inputs)
+        adapt(language_model("llama"), decoder=kind, adapt_prompt=True).train()(**inputs)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_eager_and_sdpa_agree(family: str) -> None:
     inputs = training_batch(family)

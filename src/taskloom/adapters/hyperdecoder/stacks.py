@@ -194,8 +194,15 @@ class DecoderOnlyWatch(StackWatch):
             length: int | Tensor = generation.width - past
         elif past:
             length = 0
+        elif self.calls.prompt_length is not None:
+            length = self.calls.prompt_length
+        elif stack.training and torch.is_grad_enabled() and not self._adapts_prompts():
+            raise ValueError(
+                "Adapters begin where the prompt ends, which this training pass does not tell. Pass `labels` with -100 "
+                "on the prompt, or `prompt_length=`; or adapt prompts too with `adapt_prompt=True`."
+            )
         else:
-            length = width if self.calls.prompt_length is None else self.calls.prompt_length
+            length = width
         source = self._known_source(cache, past, kind, keeps)
         prompt = None
         if source is None:
@@ -238,10 +245,13 @@ class DecoderOnlyWatch(StackWatch):
             )
         return mask[::every]
 
+    def _adapts_prompts(self) -> bool:
+        adapter = self.context.layers[0].adapter
+        return not adapter or self.configs[adapter].adapt_prompt
+
     def _first_adapted(self, length: int | Tensor) -> int | Tensor:
         """Return the first column that is adapted: the prompt's last, where the answer's first token is predicted."""
-        adapter = self.context.layers[0].adapter
-        if not adapter or self.configs[adapter].adapt_prompt:
+        if self._adapts_prompts():
             return 0
         return max(length - 1, 0) if isinstance(length, int) else length - 1
 
