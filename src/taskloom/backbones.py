@@ -5,6 +5,7 @@ distribution, which is read and never imported.
 """
 
 import copy
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -64,7 +65,7 @@ def find_family(
     Raises:
         UserError: the model is not there, or its configuration cannot be read.
     """
-    config = _load(AutoConfig, path, revision, trust_remote_code, **_gguf(gguf_file))
+    config = _load_once(AutoConfig, path, revision, gguf_file, trust_remote_code)
     if config.is_encoder_decoder:
         return "encoder_decoder"
     # BERT and its kin can be used as decoders, but are trained as encoders.
@@ -80,9 +81,12 @@ def load_tokenizer(
     Raises:
         UserError: there is none, or only a slow one.
     """
-    tokenizer: PreTrainedTokenizerBase = _load(AutoTokenizer, path, revision, trust_remote_code, **_gguf(gguf_file))
+    tokenizer: PreTrainedTokenizerBase = _load_once(AutoTokenizer, path, revision, gguf_file, trust_remote_code)
     if not tokenizer.is_fast:
         raise UserError(f"model.path: '{path}' has no fast tokenizer (tokenizer.json), which taskloom needs.")
+    # Where a folder has no tokenizer files, transformers makes one up that knows no word (T5's knows a space).
+    if len(tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)) < 2:
+        raise UserError(f"model.path: '{path}' has no tokenizer. Put its files (tokenizer.json) beside config.json.")
     return tokenizer
 
 
@@ -151,9 +155,12 @@ def load_language_model(
         UserError: the model is not there, cannot be read, or is of another family.
     """
     loader = AutoModelForSeq2SeqLM if family == "encoder_decoder" else AutoModelForCausalLM
-    options = {"attn_implementation": attention, "dtype": getattr(torch, dtype), **_gguf(gguf_file)}
-    model: Any = _load(loader, path, revision, trust_remote_code, **options)
-    return model if gguf_file is None else _unquantised(model, attention)
+    options: dict[str, Any] = {"attn_implementation": attention, "dtype": getattr(torch, dtype)}
+    if gguf_file is None:
+        return _load(loader, path, revision, trust_remote_code, **options)
+    options["config"] = _load_once(AutoConfig, path, revision, gguf_file, trust_remote_code)
+    model: Any = _load(loader, path, revision, trust_remote_code, gguf_file=gguf_file, **options)
+    return _unquantised(model, attention)
 
 
 def _unquantised(model: Any, attention: str) -> PreTrainedModel:
@@ -167,8 +174,20 @@ def _unquantised(model: Any, attention: str) -> PreTrainedModel:
     return plain
 
 
-def _gguf(gguf_file: str | None) -> dict[str, Any]:
-    return {} if gguf_file is None else {"gguf_file": gguf_file}
+def _load_once(loader: Any, path: str, revision: str | None, gguf_file: str | None, trust_remote_code: bool) -> Any:
+    """Load a configuration or a tokenizer; from a local GGUF file once a process, since that takes seconds."""
+    if gguf_file is None:
+        return _load(loader, path, revision, trust_remote_code)
+    file = Path(resolve_backbone(path, gguf_file), gguf_file)
+    if not file.is_file():
+        return _load(loader, path, revision, trust_remote_code, gguf_file=gguf_file)
+    # A copy: whoever gets it may change it.
+    return copy.deepcopy(_from_gguf(loader, path, gguf_file, (file.absolute(), file.stat().st_mtime_ns)))
+
+
+@lru_cache(maxsize=4)
+def _from_gguf(loader: Any, path: str, gguf_file: str, _version: tuple[Path, int]) -> Any:
+    return _load(loader, path, None, False, gguf_file=gguf_file)
 
 
 def _load(loader: Any, path: str, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
