@@ -177,6 +177,7 @@ def test_a_folder_has_one_entry_a_data_set(tmp_path, caplog):
         ('{"q1": [["x"]]}', r"the prediction for question 'q1' is \[\['x'\]\], expected a text"),
         ('{"q1": [["x", "1"]]}', r"the prediction for question 'q1'"),
         ('{"q1": [[null, 1]]}', r"the prediction for question 'q1'"),
+        ("[" * 100_000, r"p\.json: malformed JSON \(brackets in brackets"),
         (
             '{"qx": "x"}',
             r"p\.json: holds a prediction for none of the questions of .*g\.jsonl, the first of which is 'q1'",
@@ -191,8 +192,9 @@ def test_predictions_that_cannot_be_read(tmp_path, content, message):
 
 
 def test_a_score_that_was_not_finite_is_the_least_likely(tmp_path):
-    given = predictions_file(tmp_path / "p.json", {"q": [["x", None], ["y", 50.0]], "r": [["z", None]]})
-    assert read_predictions(given) == {"q": "y", "r": "z"}
+    for score in (None, float("nan"), float("inf")):
+        given = predictions_file(tmp_path / "p.json", {"q": [["x", score], ["y", 50.0]], "r": [["z", score]]})
+        assert read_predictions(given) == {"q": "y", "r": "z"}
 
 
 def test_gold_files_that_cannot_be_read(tmp_path):
@@ -205,6 +207,8 @@ def test_gold_files_that_cannot_be_read(tmp_path):
     rows.write_text('{"text": "x"}\n')
     hidden = tmp_path / "hidden.jsonl"
     hidden.write_text(plain.read_text().replace('"answers": ["x"]', '"answers": null'))
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text(plain.read_text() + plain.read_text().splitlines()[1] + "\n")
     empty = tmp_path / "empty"
     empty.mkdir()
     for path, message in {
@@ -212,6 +216,7 @@ def test_gold_files_that_cannot_be_read(tmp_path):
         headless: "headless.jsonl:1: no header line; an MRQA file begins with",
         rows: "rows.jsonl: no MRQA file; expected a header line",
         hidden: "hidden.jsonl:2: question 'q1': the field 'answers' holds None",
+        twice: "twice.jsonl:3: a second question 'q1'; each needs an id of its own",
         empty: "no .jsonl or .jsonl.gz files in this folder",
         tmp_path / "none.jsonl": "no file 'none.jsonl'",
     }.items():

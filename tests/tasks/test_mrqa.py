@@ -108,6 +108,11 @@ def test_the_last_character_of_a_context_is_inside_and_the_next_is_not():
         {"text": ["a"], "answer_start": []},
         {"text": ["a"], "answer_start": ["0"]},
         {"text": ["b"], "answer_start": [0]},
+        {"text": [1], "answer_start": [0]},
+        {"text": ["b"], "answer_start": [True]},
+        [{"text": 5, "char_spans": [[1, 2]]}],
+        [{"text": "x", "char_spans": [[True, True]]}],
+        [{"text": "x", "char_spans": [[1.0, 2.0]]}],
     ],
 )
 def test_what_is_no_place_of_an_answer_is_refused(value):
@@ -155,6 +160,31 @@ def test_what_is_wrong_in_a_file_is_named_with_its_place(tmp_path, content, mess
         load(tmp_path, content)
 
 
+def test_questions_that_are_predicted_for_have_ids_of_their_own(tmp_path):
+    splits = {"train": "twice.jsonl", "dev": "once.jsonl"}
+    (tmp_path / "twice.jsonl").write_text(lines(HEADER, context(question()), context(question())), "utf-8")
+    suite = load(tmp_path, lines(HEADER, context(question())), "once.jsonl", splits=splits)
+    assert suite.examples("qa", "train").ids == ["q1", "q1"]
+    assert suite.read_inputs("qa", tmp_path / "twice.jsonl").ids == ["q1", "q1"]
+    with pytest.raises(DataError, match=r"twice\.jsonl:3: a second example 'q1' of task 'qa'; .* named by 'qid'"):
+        load(tmp_path, name="twice.jsonl")
+
+
+@pytest.mark.parametrize(
+    "article",
+    [
+        {"paragraphs": "x"},
+        {"paragraphs": ["x"]},
+        {"paragraphs": [{"context": "x", "qas": [{"id": "q", "question": "?", "answers": {"text": ["x"]}}]}]},
+        {"paragraphs": [{"context": "x", "qas": None}]},
+    ],
+)
+def test_what_only_looks_like_squad_is_refused(tmp_path, article):
+    (tmp_path / "s.json").write_text(json.dumps({"data": [{"paragraphs": []}, article]}))
+    with pytest.raises(DataError, match=r"s\.json: article 2 is not of SQuAD's format: `paragraphs`, `qas`"):
+        read_table(tmp_path / "s.json")
+
+
 def test_a_file_that_only_claims_to_be_compressed(tmp_path):
     plain = lines(HEADER, context(question()))
     with pytest.raises(DataError) as refusal:
@@ -173,7 +203,10 @@ def test_squad_s_own_json(tmp_path):
     (tmp_path / "s.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": qas}]}]}))
     squad = {"preset": "text2text/squad", "splits": {"train": "s.json"}}
     examples = TaskSuite.load([squad], base_dir=tmp_path).examples("squad", "train")
-    assert examples.texts == [("squad question: where ? context: ", CONTEXT), ("squad question: why ? context: ", CONTEXT)]
+    assert examples.texts == [
+        ("squad question: where ? context: ", CONTEXT),
+        ("squad question: why ? context: ", CONTEXT),
+    ]
     assert examples.targets == [["the Limmat", "Limmat"], [""]]
     assert examples.spans == [[(15, 25, "the Limmat"), (19, 25, "Limmat")], []]
     assert examples.ids == ["s1", "s2"]

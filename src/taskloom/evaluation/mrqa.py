@@ -8,8 +8,9 @@ several windows a question: then the likeliest that is not empty counts (`tasklo
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, isnan
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -131,6 +132,8 @@ def read_predictions(path: Path) -> dict[str, str]:
         content = json.loads(read_text(path))
     except json.JSONDecodeError as failure:
         raise DataError(f"{path}:{failure.lineno}: malformed JSON at column {failure.colno} ({failure.msg})") from None
+    except RecursionError:
+        raise DataError(f"{path}: malformed JSON (brackets in brackets without end)") from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected an object, {{question id: answer}}, found {content!r:.40}")
     return {name: _answer(value, f"{path}: the prediction for question '{name}'") for name, value in content.items()}
@@ -141,8 +144,8 @@ def _answer(value: Any, where: str) -> str:
         return value
     if not isinstance(value, list) or not all(_is_candidate(candidate) for candidate in value):
         raise DataError(f"{where} is {value!r:.60}, expected a text, or a list of [text, score]")
-    # A score that is not finite was written as null.
-    return likeliest_answer([(text, float("inf") if score is None else score) for text, score in value])
+    # A score that is not finite was written as null, or elsewhere as NaN, which would compare as the lowest.
+    return likeliest_answer([(text, inf if score is None or isnan(score) else score) for text, score in value])
 
 
 def _is_candidate(value: Any) -> bool:
@@ -172,22 +175,27 @@ def _mrqa_gold(path: Path) -> _Gold:
             f"{path}: no MRQA file; expected a header line, "
             '{"header": {"dataset": NAME}}, and then one context a line with its questions (`qas`)'
         )
-    return _Gold(table.rows[0][1]["subset"], path, dict(_texts(table, "qid")))
+    return _Gold(table.rows[0][1]["subset"], path, _texts(table, "qid"))
 
 
 def _squad_gold(path: Path) -> _Gold:
     table = read_table(path)
     if not {"id", "answers"} <= set(table.columns):
         raise DataError(f"{path}: no SQuAD file; expected the articles under `data`, with `paragraphs` and `qas`")
-    return _Gold("SQuAD", path, dict(_texts(table, "id")))
+    return _Gold("SQuAD", path, _texts(table, "id"))
 
 
-def _texts(table: Table, name: str) -> Iterator[tuple[str, Sequence[str]]]:
+def _texts(table: Table, name: str) -> Golds:
+    golds: dict[str, Sequence[str]] = {}
     for number, row in table.rows:
+        question = row[name]
+        if question in golds:
+            raise DataError(f"{table.where(number)}: a second question '{question}'; each needs an id of its own")
         try:
-            yield row[name], answer_texts(row.get("answers"), "answers")
+            golds[question] = answer_texts(row.get("answers"), "answers")
         except ValueError as failure:
-            raise DataError(f"{table.where(number)}: question '{row[name]}': {failure}") from None
+            raise DataError(f"{table.where(number)}: question '{question}': {failure}") from None
+    return golds
 
 
 def _scored(

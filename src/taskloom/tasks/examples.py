@@ -123,7 +123,7 @@ def _read(task: Task, rows: "_Rows", split: str, with_targets: bool = True) -> E
     if targets is not None and task.choices is not None:
         fixed = task.choices if isinstance(task.choices, tuple) else ()
         rows.map(_require_choice, targets, choices or [fixed] * len(targets))
-    ids = _read_ids(task, rows, required=with_targets)
+    ids = _read_ids(task, rows, split, required=with_targets)
     spans = _read_spans(task, rows, texts, ids) if task.windows and targets is not None else None
     return Examples(texts, targets, rows.numbers, table.source, table.unit, choices, spans, ids, table.parts)
 
@@ -320,14 +320,27 @@ def _read_targets(task: Task, rows: _Rows, texts: list[tuple[str, ...]], split: 
     return rows.map(target_parser(task, column.paths[0]), rows.map(column, rows.records), texts)
 
 
-def _read_ids(task: Task, rows: _Rows, required: bool) -> list[str] | None:
+def _read_ids(task: Task, rows: _Rows, split: str, required: bool) -> list[str] | None:
     if task.id is None:
         return None
     column = ColumnReader(task.id, task)
-    if required or has_path(rows.records[0], column.paths[0]):
-        rows.require([column], "id")
-        return rows.map(lambda record: as_text(column(record), column.paths[0]), rows.records)
-    return None
+    if not required and not has_path(rows.records[0], column.paths[0]):
+        return None
+    rows.require([column], "id")
+    unique = required and split != "train"  # inputs may be several contexts of one question
+    seen: set[str] = set()
+
+    def name(record: dict[str, Any]) -> str:
+        found = as_text(column(record), column.paths[0])
+        if unique and found in seen:
+            raise ValueError(
+                f"a second example '{found}' of task '{task.name}'; predictions are named by '{column.paths[0]}', so "
+                "that each example needs its own"
+            )
+        seen.add(found)
+        return found
+
+    return rows.map(name, rows.records)
 
 
 def _read_spans(task: Task, rows: _Rows, texts: list[tuple[str, ...]], ids: list[str] | None) -> list[list[Span]]:

@@ -270,6 +270,11 @@ def _squad_records(content: dict[str, Any], path: Path) -> Iterator[dict[str, An
                     }
         except KeyError as failure:
             raise DataError(f"{path}: article {number} lacks the field {failure} of SQuAD's format") from None
+        except (TypeError, AttributeError):
+            raise DataError(
+                f"{path}: article {number} is not of SQuAD's format: `paragraphs`, `qas` and `answers` are lists of "
+                "objects"
+            ) from None
 
 
 def _read_parquet(path: Path) -> Table:

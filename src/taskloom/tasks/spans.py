@@ -52,8 +52,10 @@ def _squad_spans(value: Mapping[str, Any], context: str, name: str) -> Iterator[
     if len(texts) != len(starts):
         raise ValueError(f"the field '{name}' holds {len(texts)} texts for {len(starts)} values of answer_start")
     for text, start in zip(texts, starts, strict=True):
-        if not isinstance(start, int):
-            raise ValueError(f"answer_start of '{text}' in the field '{name}' is {start!r}, expected a number")
+        if not isinstance(text, str) or not _is_whole(start):
+            raise ValueError(
+                f"the field '{name}' holds {text!r:.60} at answer_start {start!r:.60}, expected a text and a number"
+            )
         _require_inside(start, start + len(text), text, context, name)
         if (found := context[start : start + len(text)]) != text:
             raise ValueError(
@@ -66,11 +68,18 @@ def _squad_spans(value: Mapping[str, Any], context: str, name: str) -> Iterator[
 def _mrqa_spans(value: Any, context: str, name: str) -> Iterator[Span]:
     for answer in _listed(value, ("text", "char_spans"), name):
         for span in _listed(answer["char_spans"], ("start", "end"), name):
-            start, last = span["start"], span["end"]
-            if not isinstance(start, int) or not isinstance(last, int):
-                raise ValueError(f"a span of '{answer['text']}' in the field '{name}' is {span!r}, expected numbers")
-            _require_inside(start, last + 1, answer["text"], context, name)
-            yield start, last + 1, answer["text"]
+            text, start, last = answer["text"], span["start"], span["end"]
+            if not isinstance(text, str) or not _is_whole(start) or not _is_whole(last):
+                raise ValueError(
+                    f"the field '{name}' holds {text!r:.60} at {span!r:.60}, expected a text and the numbers of its "
+                    "first and last character"
+                )
+            _require_inside(start, last + 1, text, context, name)
+            yield start, last + 1, text
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _listed(value: Any, keys: tuple[str, str], name: str) -> Iterator[Mapping[str, Any]]:
