@@ -316,6 +316,16 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path, family):
         load_tokenizer(str(tmp_path))
 
 
+def test_a_tokenizer_of_another_model_is_refused(place, tmp_path):
+    model = tiny_language_model("t5")
+    model.resize_token_embeddings(20)
+    model.save_pretrained(tmp_path / "t5")
+    tiny_tokenizer("t5").save_pretrained(tmp_path / "t5")
+    recipe = a_recipe(tmp_path, tmp_path / "run", "t5", [a_task(place)], adapter=hyper())
+    with pytest.raises(RecipeError, match=r"model\.path: the tokenizer of .* has 24 tokens, its model embeds 20"):
+        fit(recipe, quiet=True)
+
+
 def test_a_missing_model_is_named(tmp_path):
     recipe = Recipe.model_validate(
         {"name": "x", "output": tmp_path, "model": {"path": str(tmp_path / "none")}, "tasks": ["glue/rte"]}

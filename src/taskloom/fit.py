@@ -78,10 +78,24 @@ def _require_splits(suite: TaskSuite) -> None:
                 )
 
 
+def _require_vocabulary(recipe: Recipe, tokenizer: Any, model: Model) -> None:
+    """Refuse a tokenizer that writes ids for which the model has no embedding."""
+    backbone: Any = model.backbone if isinstance(model, GenerativeModel) else model.encoder
+    rows = backbone.get_input_embeddings().num_embeddings
+    # Tokens that were added later may be more than the model knows, as long as no text holds them.
+    size = max(tokenizer.vocab_size, 1 + (tokenizer.pad_token_id or 0))
+    if size > rows:
+        raise RecipeError(
+            f"model.path: the tokenizer of '{recipe.model.path}' has {size:,} tokens, its model embeds {rows:,}. "
+            "They do not belong together: put the model's own tokenizer.json into the folder."
+        )
+
+
 def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: Model, console: Console) -> int:
     """Train, and return the step of the best model."""
     settings = recipe.training
     tokenizer = recipe_tokenizer(recipe)
+    _require_vocabulary(recipe, tokenizer, model)
     stop, progress = GracefulStop(console), ProgressLine(console)
     trainer = MultiTaskTrainer(
         model,
