@@ -1,6 +1,7 @@
 """Small tasks of each kind."""
 
-from taskloom.tasks.task import Kind, Task
+from taskloom.tasks.kinds import Kind
+from taskloom.tasks.task import Task
 
 INPUTS = {"span": ("question", "context")}
 

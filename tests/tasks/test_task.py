@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from taskloom.errors import DataError
 from taskloom.evaluation.metrics import METRICS
-from taskloom.tasks.task import DEFAULT_METRICS, Task, task_from_mapping
+from taskloom.tasks.kinds import DEFAULT_METRICS
+from taskloom.tasks.task import Task, task_from_mapping
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from taskloom.storage import staged_folder
 from taskloom.tasks.encoding import Encoded, encode_batch, storage_types
 from taskloom.tasks.examples import Examples
 from taskloom.tasks.features import TaskFeatures, token_counts
-from taskloom.tasks.task import GENERATIVE_KINDS, Task
+from taskloom.tasks.kinds import GENERATIVE_KINDS
+from taskloom.tasks.task import Task
 from taskloom.tasks.windows import NoRoomError, encode_windows
 
 __all__ = ["Tokenising", "build_features", "cached_features"]

@@ -1,11 +1,12 @@
 """Finding values in rows: plain columns, dotted paths, renamed columns, templates and nested lists."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from taskloom.errors import DataError
 from taskloom.tasks.files import Row, Table
-from taskloom.tasks.task import TEMPLATE_FIELD, Task, spell
+from taskloom.tasks.task import Task, spell
 
 __all__ = [
     "ColumnReader",
@@ -17,6 +18,9 @@ __all__ = [
     "explode",
     "has_path",
 ]
+
+#: A column in a template input: ``"{word}: {sentence1}"``.
+TEMPLATE_FIELD = re.compile(r"\{([^{}]+)\}")
 
 
 class MissingColumnError(ValueError):

@@ -9,8 +9,9 @@ from datasets import Features, List, Value
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from taskloom.tasks.answers import answer_ids, language_ids, prompt_ids
+from taskloom.tasks.kinds import GENERATIVE_KINDS, Kind
 from taskloom.tasks.targets import accepted
-from taskloom.tasks.task import GENERATIVE_KINDS, Kind, Task
+from taskloom.tasks.task import Task
 
 __all__ = ["IGNORED", "ITEM_COLUMNS", "Encoded", "encode_batch", "storage_types"]
 

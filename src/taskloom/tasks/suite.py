@@ -12,9 +12,10 @@ from taskloom.tasks.archives import is_archive, unpack
 from taskloom.tasks.examples import Examples, derive_labels, examples_from_inputs, read_examples, read_inputs
 from taskloom.tasks.files import read_table, require_file
 from taskloom.tasks.hold_out import hold_out
+from taskloom.tasks.kinds import LABELLED_KINDS
 from taskloom.tasks.presets import TaskSpec, resolve_tasks
 from taskloom.tasks.sources import forget_files, read_splits
-from taskloom.tasks.task import LABELLED_KINDS, Task
+from taskloom.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

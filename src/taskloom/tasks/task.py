@@ -4,8 +4,7 @@ A `Task` is a declaration only. Reading and checking the data is `taskloom.tasks
 torch nor `datasets`, so that recipes are validated and help is printed at once.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -20,43 +19,10 @@ from pydantic import (
 )
 
 from taskloom.errors import DataError, did_you_mean
+from taskloom.tasks.checks import check_task
+from taskloom.tasks.kinds import DEFAULT_METRICS, DEFAULT_TARGETS, GENERATIVE_KINDS, LABELLED_KINDS, Kind
 
-__all__ = ["Kind", "Task", "task_from_mapping"]
-
-Kind = Literal["classification", "regression", "token", "span", "text2text", "lm"]
-
-#: Metrics of a task that names none.
-DEFAULT_METRICS: dict[Kind, tuple[str, ...]] = {
-    "classification": ("accuracy",),
-    "regression": ("pearson", "spearman"),
-    "token": ("token_accuracy", "entity_f1"),
-    "span": ("exact_match", "token_f1"),
-    "text2text": ("exact_match",),
-    "lm": ("perplexity",),
-}
-#: Target columns where "label" would make no sense.
-DEFAULT_TARGETS: dict[Kind, str | None] = {"span": "answers", "lm": None}
-#: How many texts an example has: a single text or a pair for the first two kinds, (question, context) for spans.
-INPUT_COUNTS: dict[Kind, tuple[int, int]] = {
-    "classification": (1, 2),
-    "regression": (1, 2),
-    "token": (1, 1),
-    "span": (2, 2),
-    "text2text": (1, 1),
-    "lm": (1, 1),
-}
-LABELLED_KINDS: tuple[Kind, ...] = ("classification", "token")
-GENERATIVE_KINDS: tuple[Kind, ...] = ("text2text", "lm")
-
-#: Fields of text2text tasks whose answers are generated.
-GENERATION_FIELDS = ("max_generated_length", "min_target_length", "num_beams")
-#: Fields of text2text tasks alone.
-TEXT2TEXT_FIELDS = ("answers", "choices", "round_to", "max_target_length", *GENERATION_FIELDS)
-
-#: A column in a template input: ``"{word}: {sentence1}"``.
-TEMPLATE_FIELD = re.compile(r"\{([^{}]+)\}")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_SPLIT_NAME = re.compile(r"train|(dev|test)\w*")
+__all__ = ["Task", "spell", "task_from_mapping"]
 
 
 def spell(value: object) -> str:
@@ -262,133 +228,8 @@ class Task(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not _NAME.fullmatch(self.name):
-            raise ValueError(
-                f"name '{self.name}' may hold only letters, digits and _ . -, and starts with one of the first two"
-            )
-        if self.template is not None:
-            self._check_template()
-        else:
-            self._check_inputs()
-        if self.target is None and self.kind != "lm":
-            raise ValueError(f"target: a {self.kind} task needs the name of its target column")
-        verbalised = self.kind == "text2text" and (self.answers is not None or self.template is not None)
-        if self.kind in LABELLED_KINDS or verbalised:
-            self._check_labels()
-        elif self.labels is not None or self.label_values is not None:
-            if self.kind == "text2text":
-                raise ValueError("labels: a text2text task needs `answers` beside them, the text of each label")
-            raise ValueError(f"labels: a {self.kind} task has none; remove them or change the kind")
-        self._check_answers()
-        self._check_windows()
-        self._check_division()
-        for split in (*self.splits, *self.optional_splits, *(self.headerless or ())):
-            if not _SPLIT_NAME.fullmatch(split):
-                raise ValueError(
-                    f"splits: '{split}' is no split name; use train, dev, test or a name that starts with dev or test"
-                )
-        if self.dataset is not None and self.path is not None:
-            raise ValueError("dataset and path exclude each other: give one of them")
+        check_task(self)
         return self
-
-    def _check_inputs(self) -> None:
-        fewest, most = (2, 2) if self.windows else INPUT_COUNTS[self.kind]
-        if not fewest <= len(self.inputs) <= most:
-            expected = str(most) if fewest == most else f"{fewest} or {most}"
-            if self.windows:
-                raise ValueError(
-                    f"inputs: a task with windows has 2, what stands before the context and the context, "
-                    f"found {len(self.inputs)}"
-                )
-            raise ValueError(
-                f"inputs: a {self.kind} task has {expected}, found {len(self.inputs)}; "
-                'join columns with a template such as "{first} {second}"'
-            )
-
-    def _check_template(self) -> None:
-        from taskloom.tasks.templates import SEPARATOR, check_syntax
-
-        template = str(self.template)
-        if self.inputs:
-            raise ValueError("template and inputs exclude each other: give one of them")
-        if self.kind not in ("classification", "text2text"):
-            raise ValueError(f"template: a {self.kind} task has none; it is for classification and text2text tasks")
-        if self.kind == "text2text" and SEPARATOR not in template:
-            raise ValueError(f"template: there is no {SEPARATOR} between the prompt and the answer")
-        check_syntax(template, "template")
-        if self.answer_choices is not None:
-            check_syntax(self.answer_choices, "answer_choices")
-
-    def _check_answers(self) -> None:
-        """Check what only text2text tasks have."""
-        for name in TEXT2TEXT_FIELDS:
-            if self.kind != "text2text" and getattr(self, name) is not None:
-                raise ValueError(f"{name}: a {self.kind} task has none; it is for text2text tasks")
-        if self.round_to is not None and (self.answers is not None or self.template is not None):
-            raise ValueError("round_to: the answers or the template say what the target becomes; remove one of them")
-        longest = self.max_generated_length or self.max_target_length
-        if self.min_target_length is not None and longest is not None and self.min_target_length > longest:
-            raise ValueError(f"min_target_length: {self.min_target_length} is more than the longest answer ({longest})")
-        if self.answers is not None:
-            if self.template is not None:
-                raise ValueError("answers: the template says what the answer is; remove one of them")
-            for label in self.labels or ():
-                if label not in self.answers:
-                    raise ValueError(f"answers: there is none for the label '{label}'")
-            for label in self.answers if self.labels else ():
-                if label not in (self.labels or ()):
-                    raise ValueError(f"answers: '{label}' is no label.{did_you_mean(label, self.labels or ())}")
-        for name, texts in {"answers": self.answers, "choices": self.choices}.items():
-            if texts is not None and not isinstance(texts, str):
-                _check_known_texts(name, tuple(texts.values()) if isinstance(texts, Mapping) else texts)
-        if self.decoding == "rank" and not self.has_choices:
-            raise ValueError("decoding: rank needs to know the choices: give `choices` or `answers`")
-        for name in GENERATION_FIELDS:
-            if self.ranks and getattr(self, name) is not None:
-                raise ValueError(
-                    f"{name}: the answer is the likeliest of the choices and not generated; set `decoding: generate`"
-                )
-
-    def _check_windows(self) -> None:
-        if self.kind != "text2text" and self.id is not None:
-            raise ValueError(f"id: a {self.kind} task has none; it is for text2text tasks")
-        if not self.windows:
-            for name, given in {"spans": self.spans is not None, "null_windows": self.null_windows == "drop"}.items():
-                if given:
-                    raise ValueError(f"{name}: only a task with `windows: true` has it")
-            return
-        if self.kind != "text2text":
-            raise ValueError(f"windows: a {self.kind} task has none; it is for text2text tasks")
-        for name in ("template", "answers", "choices"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name}: a task with windows takes its answers from the context; remove one of them")
-
-    def _check_division(self) -> None:
-        if self.divide is None:
-            return
-        if self.path is None or self.splits or self.dataset is not None:
-            raise ValueError("divide: give one file as `path`, and neither `splits` nor `dataset`")
-        for split, share in self.divide.items():
-            if not _SPLIT_NAME.fullmatch(split):
-                raise ValueError(f"divide: '{split}' is no split name; use train, dev and test")
-            if share <= 0:
-                raise ValueError(f"divide: the share of {split} must be above 0, found {share:g}")
-        if abs(sum(self.divide.values()) - 1) > 1e-6:
-            raise ValueError(f"divide: the shares must add up to 1, found {sum(self.divide.values()):g}")
-
-    def _check_labels(self) -> None:
-        if self.labels is not None and len(self.labels) < 2:
-            raise ValueError(f"labels: at least two are needed, found {len(self.labels)}")
-        for name in ("labels", "label_values"):
-            values = getattr(self, name)
-            if values is not None and len(set(values)) < len(values):
-                raise ValueError(f"{name}: each may appear once, found {', '.join(values)}")
-        for name in ("label_values", "submission_labels"):
-            values = getattr(self, name)
-            if values is not None and len(values) != len(self.labels or ()):
-                raise ValueError(
-                    f"{name}: as many as labels are needed, found {len(values)} for {len(self.labels or ())} labels"
-                )
 
     @property
     def num_outputs(self) -> int:
@@ -439,15 +280,6 @@ class Task(BaseModel):
     def test_splits(self) -> tuple[str, ...]:
         """Names of the splits to predict for at the end, in the declared order."""
         return tuple(split for split in self.splits if split.startswith("test"))
-
-
-def _check_known_texts(name: str, texts: Sequence[str]) -> None:
-    """Refuse a text without a letter, and texts that are all the same: neither can be an answer to choose."""
-    for text in texts:
-        if not text.strip():
-            raise ValueError(f"{name}: found the text {text!r}, expected one that is not blank")
-    if len({text.strip() for text in texts}) < 2:
-        raise ValueError(f"{name}: at least two different texts are needed, found {', '.join(texts) or 'none'}")
 
 
 def task_from_mapping(fields: Mapping[str, Any], where: str) -> Task:
