@@ -72,3 +72,14 @@ def test_table_marks_the_best_and_what_was_not_learned(column, style):
     table = score_table(TASKS, {"plain": PLAIN, "CA-MTL": CONDITIONAL}, BASELINES)
     mnli = list(table.columns[column + 1].cells)[1]
     assert mnli.style == style
+
+
+def test_four_metrics_fit_into_eighty_columns():
+    names = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+    scores = {"summarise": {name: index / 10 for index, name in enumerate(names, start=1)}}
+    console = Console(file=io.StringIO(), width=80)
+    task = a_task("text2text", names, name="summarise")
+    console.print(score_table([task], {"one": scores, "two": scores, "three": scores}, scores))
+    lines = console.file.getvalue().splitlines()
+    for index, name in enumerate(names, start=1):
+        assert sum(name in line and line.count(f"0.{index}00") == 4 for line in lines) == 1

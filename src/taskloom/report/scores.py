@@ -28,14 +28,14 @@ class Row:
     Attributes:
         title: the task's name or the split's title.
         group: the task's group; empty if there are no groups.
-        metrics: the names of the metrics, joined by slashes.
+        metrics: the names of the metrics.
         values: for each column (the baseline first) its metrics in this order.
         primary: for each column the one number that counts, the mean of the metrics.
     """
 
     title: str
     group: str
-    metrics: str
+    metrics: tuple[str, ...]
     values: dict[str, tuple[float, ...]]
     primary: dict[str, float]
 
@@ -50,8 +50,8 @@ class Row:
         """The runs that do no better than the majority baseline."""
         return {name for name, value in self.primary.items() if name != MAJORITY and value <= self.primary[MAJORITY]}
 
-    def cell(self, column: str) -> str:
-        return " / ".join("–" if math.isnan(value) else f"{value:.3f}" for value in self.values[column])
+    def cell(self, column: str, separator: str = " / ") -> str:
+        return separator.join("–" if math.isnan(value) else f"{value:.3f}" for value in self.values[column])
 
 
 def score_table(
@@ -78,8 +78,10 @@ def score_table(
     for row in _rows(tasks, runs, baselines, groups or {}):
         if row.title == MEAN:
             table.add_section()
-        cells = [Text(row.cell(column), style=_style(row, column)) for column in (MAJORITY, *runs)]
-        table.add_row(row.title, *([row.group] if groups else []), row.metrics, *cells)
+        # Many metrics stand below each other: side by side they would leave no room for their names.
+        separator = " / " if len(row.metrics) <= 2 else "\n"
+        cells = [Text(row.cell(column, separator), style=_style(row, column)) for column in (MAJORITY, *runs)]
+        table.add_row(row.title, *([row.group] if groups else []), separator.join(row.metrics), *cells)
     return table
 
 
@@ -101,7 +103,7 @@ def score_markdown(
     lines = [heads, rules]
     for row in _rows(tasks, runs, baselines, groups or {}):
         cells = [_markdown_cell(row, column) for column in columns]
-        lines.append([row.title, *([row.group] if groups else []), row.metrics, *cells])
+        lines.append([row.title, *([row.group] if groups else []), " / ".join(row.metrics), *cells])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
@@ -121,7 +123,7 @@ def _rows(
             row = Row(
                 title,
                 groups.get(task.name, ""),
-                " / ".join(task.metrics),
+                task.metrics,
                 # A language-modelling task has no baseline: its scores are empty.
                 {
                     name: tuple(scores[title].get(metric, math.nan) for metric in task.metrics)
@@ -133,4 +135,4 @@ def _rows(
                 firsts.append(row)
             yield row
     means = {name: fmean(row.primary[name] for row in firsts) for name in columns}
-    yield Row(MEAN, "", "", {name: (value,) for name, value in means.items()}, means)
+    yield Row(MEAN, "", (), {name: (value,) for name, value in means.items()}, means)
