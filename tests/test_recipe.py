@@ -125,6 +125,15 @@ tasks:
     assert (fields[3]["dataset"], fields[3]["splits"]) == ("org/data", {"dev": "validation"})
 
 
+def test_a_field_of_a_preset_is_set(write):
+    overrides = ["tasks.0.num_beams=4", "tasks[0].metrics=[accuracy]", "tasks.1=text2text/cola", "tasks.1.name=second"]
+    recipe = load_recipe(write(MINIMAL.replace("[glue/rte]", "[text2text/rte, own.yaml]")), overrides)
+    assert recipe.tasks == [
+        {"preset": "text2text/rte", "num_beams": 4, "metrics": ["accuracy"]},
+        {"preset": "text2text/cola", "name": "second"},
+    ]
+
+
 def test_overridden_paths_are_relative_to_the_working_folder(write, tmp_path):
     path = write("model: {path: hub-id}\ndata: {dir: glue}\ntasks:\n  - {name: a, inputs: [text], path: a}\n")
     recipe = load_recipe(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from taskloom.errors import RecipeError
@@ -106,12 +106,23 @@ def _apply_override(config: DictConfig, override: str) -> Location:
     location = _split_key(name)
     if not equals or not location:
         raise RecipeError(f"'{override}': expected a field and its value, such as training.epochs=3")
+    if len(location) > 2 and location[0] == "tasks":
+        _open_preset(config, location[1])
     try:
         config.merge_with_dotlist([override])
     except (yaml.YAMLError, OmegaConfBaseException, IndexError, AssertionError) as error:
         problem = getattr(error, "problem", None) or _first_line(error)
         raise RecipeError(f"'{override}': cannot be set: {problem}") from error
     return location
+
+
+def _open_preset(config: DictConfig, position: str) -> None:
+    """Make a task that is given by its preset's name a mapping, for a field of it to be set."""
+    tasks = config.get("tasks")
+    if isinstance(tasks, ListConfig) and position.isdecimal() and int(position) < len(tasks):
+        task = tasks[int(position)]
+        if isinstance(task, str) and not task.endswith((".yaml", ".yml")):
+            tasks[int(position)] = {"preset": task}
 
 
 def _split_key(name: str) -> Location:
