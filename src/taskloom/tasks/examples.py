@@ -1,37 +1,20 @@
 """Examples: the rows of one split after they were checked against their task."""
 
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
-from taskloom.errors import DataError, did_you_mean
-from taskloom.tasks.columns import (
-    ColumnReader,
-    InputsReader,
-    MissingColumnError,
-    as_text,
-    as_words,
-    column_names,
-    explode,
-    has_path,
-)
+from taskloom.errors import DataError
+from taskloom.tasks.choices import choices_reader, require_choice
+from taskloom.tasks.columns import ColumnReader, InputsReader, as_text, as_words, has_path
 from taskloom.tasks.files import Part, Table, Unit, place
+from taskloom.tasks.rows import NO_TARGET, TaskRows, is_hidden
 from taskloom.tasks.spans import Span, answer_spans
-from taskloom.tasks.targets import accepted, target_parser
+from taskloom.tasks.targets import target_parser
 from taskloom.tasks.task import Task, spell
 from taskloom.tasks.templates import RowTemplate
 
-__all__ = ["Examples", "choices_reader", "derive_labels", "examples_from_inputs", "read_examples", "read_inputs"]
-
-#: Benchmarks that keep the targets of their test split to themselves publish one of these instead.
-HIDDEN_TARGETS = (None, -1, "-1")
-#: Marks of the examples of a split that have no target, while others have one.
-NO_TARGET = (*HIDDEN_TARGETS, "", "-")
-
-logger = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
+__all__ = ["Examples", "derive_labels", "examples_from_inputs", "read_examples", "read_inputs"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +79,7 @@ def read_examples(task: Task, table: Table, split: str) -> Examples:
     Raises:
         DataError: The split is empty, a column is missing, or a text or target is not what the task declares.
     """
-    rows = _Rows(task, table)
+    rows = TaskRows(task, table)
     rows.keep_named()
     if task.unlabelled_rows == "skip":
         rows.drop_unlabelled()
@@ -105,7 +88,7 @@ def read_examples(task: Task, table: Table, split: str) -> Examples:
     return _read(task, rows, split)
 
 
-def _read(task: Task, rows: "_Rows", split: str, with_targets: bool = True) -> Examples:
+def _read(task: Task, rows: TaskRows, split: str, with_targets: bool = True) -> Examples:
     table = rows.table
     if not rows.records:
         wanted = ", ".join(f"'{name}' of {' or '.join(values)}" for name, values in task.where.items())
@@ -122,7 +105,7 @@ def _read(task: Task, rows: "_Rows", split: str, with_targets: bool = True) -> E
         choices = rows.map(choices_reader(task), rows.records)
     if targets is not None and task.choices is not None:
         fixed = task.choices if isinstance(task.choices, tuple) else ()
-        rows.map(_require_choice, targets, choices or [fixed] * len(targets))
+        rows.map(require_choice, targets, choices or [fixed] * len(targets))
     ids = _read_ids(task, rows, split, required=with_targets)
     spans = _read_spans(task, rows, texts, ids) if task.windows and targets is not None else None
     return Examples(texts, targets, rows.numbers, table.source, table.unit, choices, spans, ids, table.parts)
@@ -134,7 +117,7 @@ def derive_labels(task: Task, table: Table) -> tuple[str, ...]:
     Raises:
         DataError: The target column is missing, or holds fewer than two labels.
     """
-    rows = _Rows(task, table)
+    rows = TaskRows(task, table)
     column = ColumnReader(str(task.target), task)
     name = column.paths[0]
     if name in table.classes:
@@ -190,129 +173,20 @@ def read_inputs(task: Task, table: Table) -> Examples:
     """
     flat = not (table.rows and all(has_path(table.rows[0][1], path) for path in task.explode[:1]))
     task = task.model_copy(update={"explode": ()}) if flat else task
-    return _read(task, _Rows(task, table), "input", with_targets=False)
+    return _read(task, TaskRows(task, table), "input", with_targets=False)
 
 
-def choices_reader(task: Task) -> Callable[[Mapping[str, Any]], tuple[str, ...]]:
-    """Return the function that reads from a row the answers that an example of a ranked task may have.
-
-    It raises a `ValueError` that names the column if the row lacks it, or if there are fewer than two answers.
-    """
-    if isinstance(task.choices, str):
-        column = ColumnReader(task.choices, task)
-        name = column.paths[0]
-        return lambda row: _at_least_two(
-            [as_text(text, name) for text in _listed(column(row), name)], f"field '{name}'"
-        )
-    if task.answer_choices is not None:
-        template = RowTemplate(task)
-        return lambda row: _at_least_two(template.choices(row) or (), "answer_choices")
-    fixed = _at_least_two(task.choices or tuple((task.answers or {}).values()), "choices")
-    return lambda _: fixed
-
-
-def _listed(value: Any, name: str) -> list[str]:
-    if not isinstance(value, list):
-        raise ValueError(f"the field '{name}' holds {value!r}, expected a list of answers to choose from")
-    return [as_text(text, name) for text in value]
-
-
-def _at_least_two(texts: Sequence[str], where: str) -> tuple[str, ...]:
-    distinct = tuple(dict.fromkeys(texts))
-    if len(distinct) < 2:
-        raise ValueError(f"the {where} holds {len(distinct)} answer to choose from, expected at least two")
-    return distinct
-
-
-def _require_choice(target: str | Sequence[str], choices: Sequence[str]) -> None:
-    """Refuse an example that no choice answers: it could never be right."""
-    known = {choice.strip() for choice in choices}
-    if known and not any(text.strip() in known for text in accepted(target)):
-        raise ValueError(f"the answer '{accepted(target)[0]}' is not among the choices ({', '.join(choices)})")
-
-
-class _Rows:
-    """The unrolled rows of a table, with messages that name the place of what is wrong in them."""
-
-    def __init__(self, task: Task, table: Table) -> None:
-        rows = explode(table, task.explode)
-        self.task = task
-        self.table = table
-        self.numbers = [number for number, _ in rows]
-        self.records = [record for _, record in rows]
-
-    def keep_named(self) -> None:
-        """Drop the rows that do not hold what the task's `where` names."""
-        columns = {ColumnReader(name, self.task): values for name, values in self.task.where.items()}
-        if self.records:
-            self.require(columns, "where")
-
-        def belongs(record: dict[str, Any]) -> bool:
-            return all(spell(column(record)) in values for column, values in columns.items())
-
-        self._keep([index for index, kept in enumerate(self.map(belongs, self.records)) if kept])
-
-    def keep_wanted(self) -> None:
-        """Drop the rows for which the task's template gives no prompt or, where the target is known, no answer."""
-        template = RowTemplate(self.task)
-        if self.records:
-            self.require(template.columns, "template")
-        column = ColumnReader(self.task.target, self.task) if self.task.target is not None else None
-
-        def left_out(record: dict[str, Any]) -> bool:
-            known = column is not None and not _is_hidden(column, record)
-            return template.leaves_out(record, with_answer=self.task.kind == "text2text" and known)
-
-        self._keep([index for index, out in enumerate(self.map(left_out, self.records)) if not out])
-
-    def drop_unlabelled(self) -> None:
-        """Drop the rows without a target, unless that is all of them: then the split keeps its targets to itself."""
-        column = ColumnReader(str(self.task.target), self.task)
-        labelled = [i for i, record in enumerate(self.records) if not _is_hidden(column, record, NO_TARGET)]
-        if 0 < len(labelled) < len(self.records):
-            count, source = len(self.records) - len(labelled), self.table.source
-            logger.info("task '%s', %s: rows without a target that were left out: %d", self.task.name, source, count)
-            self._keep(labelled)
-
-    def _keep(self, kept: Sequence[int]) -> None:
-        self.numbers = [self.numbers[index] for index in kept]
-        self.records = [self.records[index] for index in kept]
-
-    def require(self, columns: Iterable[ColumnReader], field: str) -> None:
-        """Report a column that even the first row lacks as one that the file does not have."""
-        first = self.records[0]
-        for column in columns:
-            try:
-                column(first)
-            except MissingColumnError:
-                known = dict.fromkeys((*self.table.columns, *column_names(first)))
-                raise DataError(
-                    f"{self.table.source}: no column {column}, which `{field}` of task '{self.task.name}' names."
-                    f"{did_you_mean(column.paths[0], known)}"
-                ) from None
-
-    def map(self, function: Callable[..., Result], *arguments: Iterable[Any]) -> list[Result]:
-        """Apply `function` to the arguments of each row; its ValueError becomes a `DataError` with the place."""
-        results = []
-        for number, *row_arguments in zip(self.numbers, *arguments, strict=True):
-            try:
-                results.append(function(*row_arguments))
-            except ValueError as failure:
-                raise DataError(f"{self.table.where(number)}: {failure}") from None
-        return results
-
-
-def _read_texts(task: Task, rows: _Rows) -> list[tuple[str, ...]]:
+def _read_texts(task: Task, rows: TaskRows) -> list[tuple[str, ...]]:
     reader = InputsReader(task)
     rows.require(reader.columns, "inputs")
     return rows.map(reader, rows.records)
 
 
-def _read_targets(task: Task, rows: _Rows, texts: list[tuple[str, ...]], split: str) -> list[Any] | None:
+def _read_targets(task: Task, rows: TaskRows, texts: list[tuple[str, ...]], split: str) -> list[Any] | None:
     if task.target is None:
         return None
     column = ColumnReader(task.target, task)
-    if split.startswith("test") and all(_is_hidden(column, record, NO_TARGET) for record in rows.records):
+    if split.startswith("test") and all(is_hidden(column, record, NO_TARGET) for record in rows.records):
         return None
     if task.template is not None and task.kind == "text2text":
         return rows.map(RowTemplate(task).answer, rows.records)
@@ -320,7 +194,7 @@ def _read_targets(task: Task, rows: _Rows, texts: list[tuple[str, ...]], split: 
     return rows.map(target_parser(task, column.paths[0]), rows.map(column, rows.records), texts)
 
 
-def _read_ids(task: Task, rows: _Rows, split: str, required: bool) -> list[str] | None:
+def _read_ids(task: Task, rows: TaskRows, split: str, required: bool) -> list[str] | None:
     if task.id is None:
         return None
     column = ColumnReader(task.id, task)
@@ -343,7 +217,7 @@ def _read_ids(task: Task, rows: _Rows, split: str, required: bool) -> list[str] 
     return rows.map(name, rows.records)
 
 
-def _read_spans(task: Task, rows: _Rows, texts: list[tuple[str, ...]], ids: list[str] | None) -> list[list[Span]]:
+def _read_spans(task: Task, rows: TaskRows, texts: list[tuple[str, ...]], ids: list[str] | None) -> list[list[Span]]:
     column = ColumnReader(str(task.spans or task.target), task)
     rows.require([column], "spans" if task.spans else "target")
 
@@ -354,13 +228,6 @@ def _read_spans(task: Task, rows: _Rows, texts: list[tuple[str, ...]], ids: list
             raise ValueError(f"question '{name}': {failure}" if name else str(failure)) from None
 
     return rows.map(spans, rows.records, [context for _, context in texts], ids or [""] * len(texts))
-
-
-def _is_hidden(column: ColumnReader, record: dict[str, Any], marks: Sequence[Any] = HIDDEN_TARGETS) -> bool:
-    try:
-        return column(record) in marks
-    except MissingColumnError:
-        return True
 
 
 def _given_texts(task: Task, given: str | Sequence[str]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from taskloom.errors import DataError, did_you_mean
 from taskloom.tasks.mrqa import is_mrqa, mrqa_rows
+from taskloom.tasks.squad import is_squad, squad_rows
 from taskloom.tasks.text_files import extension_of, numbered_lines, read_text, stream_lines
 
 __all__ = ["EXTENSIONS", "Part", "Row", "Table", "Unit", "join_tables", "place", "read_table", "require_file"]
@@ -230,8 +231,8 @@ def _read_json(path: Path, records_key: str | None) -> Table:
             f"{path}:{failure.lineno}: malformed JSON at column {failure.colno} ({failure.msg}); "
             "if the file holds one object a line, name it .jsonl"
         ) from None
-    if _is_squad(content):
-        records = list(_squad_records(content, path))
+    if is_squad(content):
+        records = list(squad_rows(content, str(path)))
     elif records_key is not None:
         records = _records_at(content, records_key, path)
     else:
@@ -242,39 +243,6 @@ def _read_json(path: Path, records_key: str | None) -> Table:
             raise DataError(f"{path}, record {number}: found {_json_type(record)}, expected an object")
         rows.append((number, record))
     return Table(str(path), "record", tuple(rows[0][1]) if rows else (), rows)
-
-
-def _is_squad(content: Any) -> bool:
-    articles = content.get("data") if isinstance(content, dict) else None
-    return isinstance(articles, list) and any(
-        isinstance(article, dict) and "paragraphs" in article for article in articles
-    )
-
-
-def _squad_records(content: dict[str, Any], path: Path) -> Iterator[dict[str, Any]]:
-    """Flatten SQuAD's article > paragraph > question nesting to one record a question."""
-    for number, article in enumerate(content["data"], start=1):
-        try:
-            for paragraph in article["paragraphs"]:
-                for question in paragraph["qas"]:
-                    answers = question.get("answers", [])
-                    yield {
-                        "id": question["id"],
-                        "title": article.get("title", ""),
-                        "context": paragraph["context"],
-                        "question": question["question"],
-                        "answers": {
-                            "text": [answer["text"] for answer in answers],
-                            "answer_start": [answer["answer_start"] for answer in answers],
-                        },
-                    }
-        except KeyError as failure:
-            raise DataError(f"{path}: article {number} lacks the field {failure} of SQuAD's format") from None
-        except (TypeError, AttributeError):
-            raise DataError(
-                f"{path}: article {number} is not of SQuAD's format: `paragraphs`, `qas` and `answers` are lists of "
-                "objects"
-            ) from None
 
 
 def _read_parquet(path: Path) -> Table:
