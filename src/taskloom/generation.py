@@ -80,12 +80,13 @@ class TextInference(Inference):
     def _generated(self, task: Task, features: TaskFeatures) -> tuple[list[str], np.ndarray]:
         """Return the generated answers and, if the task keeps candidates, -log p of each."""
         answers, scores = [""] * len(features), np.zeros(len(features))
+        room = self._room(task)
         for positions in self._batches(features.lengths):
             batch = self._on_device(self.text_collator.prompts(features.__getitems__(positions)))
             options: dict[str, Any] = {
                 "input_ids": batch["input_ids"],
                 "attention_mask": batch["attention_mask"],
-                "max_new_tokens": self._room(task),
+                "max_new_tokens": room,
                 "task": batch["task"],
                 "num_beams": task.num_beams or 1,
                 "min_new_tokens": task.min_target_length,
