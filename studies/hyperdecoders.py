@@ -175,7 +175,7 @@ def _states(model: Any, items: list[dict[str, Any]]) -> Iterator[dict[str, Tenso
         prompt = len(item["input_ids"])
         hidden = output.hidden_states[BELOW][row].float()
         yield {
-            "pooled": hidden[:prompt].mean(dim=0),
+            "pooled": model.model.layers[BELOW].input_layernorm(hidden[:prompt]).mean(dim=0),
             "states": hidden[prompt - 1 : len(rows[row])].clone(),
             "keys": torch.stack([layer.keys[row, :, : prompt - 1] for layer in layers]).bfloat16(),
             "values": torch.stack([layer.values[row, :, : prompt - 1] for layer in layers]).bfloat16(),

@@ -91,7 +91,7 @@ def test_the_adapter_stands_beside_the_feed_forward_block(family: str, norm_inpu
 
 
 def test_a_decoder_only_model_by_its_formula() -> None:
-    """Llama, instance by instance: two plain layers, the prompt's mean states, then adapted answer positions."""
+    """Llama, instance by instance: two plain layers, the prompt's mean normed states, then adapted answer positions."""
     inputs = training_batch("llama")
     adapted = adapt(language_model("llama"), prompt_layer=2)
     found = logits(adapted, inputs)
@@ -105,7 +105,7 @@ def test_a_decoder_only_model_by_its_formula() -> None:
     before_norm = watch.inputs["norm"]
     for row in range(4):
         real = inputs["attention_mask"][row, :7].bool()
-        pooled = states[row, :7][real].mean(dim=0)
+        pooled = layer.input_layernorm(states[row, :7][real]).mean(dim=0)
         down, up, down_bias, up_bias = (part[0] for part in generator(generator.process(pooled[None]), 0))
         hidden = before_norm[row]
         output = hidden + layer.mlp(layer.post_attention_layernorm(hidden))

@@ -42,7 +42,10 @@ class HyperdecoderLayer(ModuleWrapper):
         self.places: dict[str, Place] = {}
         self.recompute: dict[str, bool] = {}
         self._tapped: Tensor | None = None
-        self._hooks: list[RemovableHandle] = [entry.register_forward_pre_hook(self._enter, with_kwargs=True)]
+        self._hooks: list[RemovableHandle] = [
+            entry.register_forward_pre_hook(self._enter, with_kwargs=True),
+            entry.register_forward_hook(self._pool),
+        ]
 
     def stand(self, adapter: str, place: Place, tap: nn.Module, recompute: bool) -> None:
         """Let `adapter` stand at `place` and read its input at `tap`."""
@@ -80,17 +83,19 @@ class HyperdecoderLayer(ModuleWrapper):
     # --- Hooks on other modules of the layer -----------------------------------------------------------------------
 
     def _enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Learn which forward pass the layer belongs to, and pool the prompt's states where that is due."""
-        adapter = self.adapter
-        if not adapter:
-            return
-        hidden: Tensor = args[0] if args else kwargs["hidden_states"]
-        if torch.is_grad_enabled() or module.training:
-            self.context.enter_layer(hidden)
+        """Learn which forward pass the layer belongs to."""
+        if self.adapter and (torch.is_grad_enabled() or module.training):
+            self.context.enter_layer(args[0] if args else kwargs["hidden_states"])
             self.context.check_checkpointing()
+
+    def _pool(self, module: nn.Module, args: tuple, normed: Tensor) -> None:
+        """Pool the prompt's states, where that is due: behind the layer's norm, as an encoder's are behind its own.
+
+        Before the norm, a few dimensions of a decoder-only model's states are a thousand times as large as the others.
+        """
         prompt = self.context.running.prompt
-        if prompt is not None and self is self.context.homes.get(adapter):
-            self.read(self.context.running.source, prompt.pool(hidden))
+        if prompt is not None and self is self.context.homes.get(self.adapter):
+            self.read(self.context.running.source, prompt.pool(normed))
 
     def _read_input(self, adapter: str, module: nn.Module, args: tuple) -> None:
         if adapter == self.adapter:

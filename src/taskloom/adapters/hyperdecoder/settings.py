@@ -68,7 +68,7 @@ class HyperdecoderSettings:
         default=None,
         metadata={
             "help": "Decoder-only models: layers (count) below the adapters; instance_generated pools the prompt's "
-            "states there. Default: half of the layers for instance_generated, 0 for the others."
+            "normed states there. Default: half of the layers for instance_generated, 0 for the others."
         },
     )
     adapt_prompt: bool = field(
