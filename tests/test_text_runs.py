@@ -14,7 +14,7 @@ import taskloom
 from taskloom import training
 from taskloom.backbones import find_family, load_language_model, load_tokenizer
 from taskloom.build import build_model, build_suite
-from taskloom.errors import DataError, RecipeError, UserError
+from taskloom.errors import DataError, RecipeError, RunError, UserError
 from taskloom.evaluation import score_task
 from taskloom.fit import evaluate, fit
 from taskloom.generative import GenerativeModel
@@ -324,6 +324,16 @@ def test_a_tokenizer_of_another_model_is_refused(place, tmp_path):
     recipe = a_recipe(tmp_path, tmp_path / "run", "t5", [a_task(place)], adapter=hyper())
     with pytest.raises(RecipeError, match=r"model\.path: the tokenizer of .* has 24 tokens, its model embeds 20"):
         fit(recipe, quiet=True)
+
+
+def test_an_adapter_of_another_width_is_told_by_its_shapes(place, tmp_path):
+    narrow, wide = (
+        build_model(recipe, list(build_suite(recipe)))
+        for recipe in (a_recipe(place, tmp_path / "run", "t5", adapter=hyper(adapter_dim=width)) for width in (4, 6))
+    )
+    narrow.save(tmp_path / "narrow")
+    with pytest.raises(RunError, match=r"\(size mismatch for \S+: copying a param with shape .*\[4.* current model"):
+        wide.load(tmp_path / "narrow")
 
 
 def test_a_missing_model_is_named(tmp_path):

@@ -212,9 +212,12 @@ def _fits(folder: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, KeyError, OSError, SafetensorError) as error:
+        lines = [line.strip() for line in str(error).strip().splitlines()]
+        # torch's first line only says that there are errors, and for which class.
+        reason = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else lines[0]
         raise RunError(
-            f"{folder}: does not fit this recipe's model, adapter or labels "
-            f"({str(error).strip().splitlines()[0]}). Use the recipe that it was trained with."
+            f"{folder}: does not fit this recipe's model, adapter or labels ({reason.rstrip('.')}). "
+            "Use the recipe that it was trained with."
         ) from error
 
 
