@@ -10,6 +10,7 @@ from taskloom.evaluation import exact_match, mrqa_scores, token_f1
 from taskloom.evaluation.candidates import likeliest_answer
 from taskloom.fit import evaluate, fit
 from taskloom.recipe import Recipe
+from tests.cli.command import refused
 from tests.cli.command import run as command
 from tests.tiny_language import FAMILIES, save_tiny
 
@@ -123,6 +124,8 @@ def test_evaluating_and_predicting_later(place, finished, tmp_path, capsys):
     assert evaluate(finished.path, save=tmp_path / "saved") == scores
     saved = json.loads((tmp_path / "saved" / "predicted_answers.json").read_text())
     assert read_lines(tmp_path / "saved" / "one.jsonl")[0]["prediction"] == likeliest_answer(saved["1a"])
+    message = refused(capsys, "evaluate", finished.path, "--save", tmp_path / "saved" / "one.jsonl")
+    assert message.endswith("one.jsonl: is a file, expected a folder for the generated answers")
     predictor = taskloom.load(finished.path, device="cpu")
     [record] = predictor.predict("one", [{"question": "is it good ?", "context": FILMS}])
     assert record["answer"] == likeliest_answer(saved["1a"])

@@ -181,7 +181,8 @@ def evaluate(run: str | Path, split: str = "dev", save: str | Path | None = None
         The metrics of each task that has this split.
 
     Raises:
-        UserError: no such run, its data is gone, or no task has such a split with targets.
+        UserError: no such run, its data is gone, no task has such a split with targets, or there is nothing that
+            could be saved.
     """
     predictor = load(run)
     suite = build_suite(predictor.recipe)
@@ -196,12 +197,23 @@ def evaluate(run: str | Path, split: str = "dev", save: str | Path | None = None
             f"{run}: no task has a split '{split}' with targets; there are {held}. For a test split where the targets "
             "are hidden, train with data.split_validation_test=true"
         )
+    if save is not None:
+        _require_savable(Path(save), [suite[name] for name, _ in scored])
     generations = Generations()
     scores, _ = predictor.inference(predictor.recipe.training.eval_batch_size).score(suite, scored, generations)
     if save is not None:
         generations.write_into(Path(save))
         generations.write_predicted_answers(Path(save) / "predicted_answers.json")
     return scores
+
+
+def _require_savable(folder: Path, tasks: list[Task]) -> None:
+    """Refuse before the work, not after it."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file, expected a folder for the generated answers")
+    if all(task.kind != "text2text" for task in tasks):
+        names = ", ".join(task.name for task in tasks)
+        raise DataError(f"{folder}: there are no generated answers to save: text2text tasks have them, found {names}")
 
 
 def _submitted(task: Task, predictions: list[Any]) -> list[str]:

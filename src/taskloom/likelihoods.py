@@ -60,7 +60,7 @@ class AnswerLikelihoods(LogitsProcessor):
     def __call__(self, input_ids: LongTensor, scores: Tensor) -> Tensor:
         """Keep what the step may choose from; `scores` ``[batch x beams, vocabulary]`` are returned as they are."""
         assert self._logits is not None
-        logits = self._logits.float()
+        logits = self._logits.to(scores.device, torch.float32)  # a model may lie on several devices
         tokens = scores.topk(min(self._candidates, scores.shape[1])).indices
         if self._tokens is None or self._log_probabilities is None:
             self._tokens = tokens.new_empty(self.steps, *tokens.shape)
