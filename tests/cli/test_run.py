@@ -68,6 +68,8 @@ def test_evaluate(trained, capsys):
     table = run(capsys, "evaluate", trained).out
     assert f"accuracy {scores['dev']['sentiment']['accuracy']:.4f}" in table
     assert json.loads(run(capsys, "evaluate", trained, "--split", "test", "--json").out)["split"] == "test"
+    assert "there are no generated answers to save" in refused(capsys, "evaluate", trained, "--save", trained / "saved")
+    assert not (trained / "saved").exists()
 
 
 def test_predict_writes_every_format_alike(trained, tmp_path, capsys):
