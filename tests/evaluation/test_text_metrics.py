@@ -48,6 +48,13 @@ def test_invalid_answers_count_as_the_wrong_class():
     assert score("f1", ["x"] * 6) == 0.0
 
 
+def test_of_several_right_texts_the_one_that_is_a_choice_is_the_class():
+    targets = [["aye", "yes"], ["nay", "no"], ["yes"], ["no"]]
+    fields = {"choices": ("no", "yes")}
+    assert score("f1", ["yes", "yes", "no", "no"], targets, **fields) == pytest.approx(1 / 2)
+    assert score("matthews", ["yes", "no", "yes", "no"], targets, **fields) == pytest.approx(1.0)
+
+
 def test_invalid_answers_are_a_miss_of_macro_f1_and_no_class_of_it():
     # Class 0: 1 hit, of 1 given and 3 right; class 1: 2 hits, of 2 given and 3 right.
     assert score("macro_f1", INVALID) == pytest.approx(((2 * 1 / 4) + (2 * 2 / 5)) / 2)

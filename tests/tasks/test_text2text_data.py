@@ -244,6 +244,15 @@ def test_a_missing_column_of_choices(own):
     assert "b.jsonl: no column 'options', which `choices` of task 'mood' names" in refusal(own)
 
 
+def test_a_correlation_needs_targets_that_are_numbers(own):
+    rewritten(own, '    labels: [good, bad]\n    answers: {good: "yes", bad: "no"}\n', "")
+    rewritten(own, "[accuracy, f1]", "[pearson]")
+    assert refusal(own).endswith("a.jsonl:1: the field 'label' holds 'good', expected a finite number")
+    for name in ("a.jsonl", "b.jsonl"):
+        write_lines(own / name, [{"text": "the film", "label": 0.5}, {"text": "the meal", "label": ["1", "1.0"]}])
+    assert TaskSuite.load(["own.yaml"], base_dir=own).examples("mood", "dev").targets == ["0.5", ["1", "1.0"]]
+
+
 @pytest.mark.parametrize(("choices", "named"), [("[good, awful]", "good, awful"), ("options", "bad, so so")])
 def test_a_target_that_is_not_among_the_choices(own, choices, named):
     rewritten(own, "    labels: [good, bad]\n", "")

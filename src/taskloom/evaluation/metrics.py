@@ -253,6 +253,9 @@ def _in_the_metrics_form(
             right = [texts[0] for texts in accepted]
             if name in OF_CLASSES:
                 answers = task.known_answers or ()
+                classes = {answer.strip() for answer in answers}
+                # Of several right texts the first that is a class: the others cannot be given.
+                right = [next((text for text in texts if text.strip() in classes), texts[0]) for texts in accepted]
                 return class_indices(predictions, answers), class_indices(right, answers)
             if name in OF_NUMBERS:
                 return numbers(predictions), numbers(right)

@@ -40,6 +40,8 @@ def target_parser(task: Task, name: str) -> TargetParser:
             step = Decimal(str(task.round_to))
             step = Decimal(int(step)) if step == step.to_integral_value() else step
             return lambda value, _: _rounded(value, step, name)
+        if answers is None and {"pearson", "spearman"} & set(task.metrics):
+            return lambda value, _: _number_texts(value, name)
         if answers is None:
             return lambda value, _: _texts(value, name)
         if task.labels:
@@ -61,6 +63,14 @@ def _texts(value: Any, name: str) -> str | list[str]:
     if not value:
         raise ValueError(f"the field '{name}' holds an empty list, expected at least one text")
     return [as_text(text, name) for text in value]
+
+
+def _number_texts(value: Any, name: str) -> str | list[str]:
+    """Return the texts of a target that a correlation is to be computed with: they spell numbers."""
+    texts = _texts(value, name)
+    for text in accepted(texts):
+        _number(text, name)
+    return texts
 
 
 def _verbalised(value: Any, answers: dict[str, str], name: str) -> str:
