@@ -12,8 +12,6 @@ from pathlib import Path
 import torch
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -36,7 +34,7 @@ from taskloom.tasks import TaskSuite
 RESULTS = Path(__file__).parent / "results"
 
 
-def report(data: Path, runs: Path, console: Console) -> None:
+def report(data: Path, runs: Path) -> None:
     """Write the tables and the plot to `studies/results`."""
     suite, trainings = load_suite(data), read(runs)
     examples = Examples(runs, suite, "dev")
@@ -57,19 +55,19 @@ def report(data: Path, runs: Path, console: Console) -> None:
     }
     RESULTS.mkdir(parents=True, exist_ok=True)
     write_atomically(RESULTS / "hyperdecoders.json", json.dumps(result, indent=1))
-    table = Table("adapters", *suite.names, "mean", "seeds")
+    print(f"| adapters | trained | rate | {' | '.join(suite.names)} | mean, ± over seeds |")
     for name, seeds in rows.items():
         means = [statistics.mean(seed) for seed in seeds]
         spread = f" ± {statistics.stdev(means):.3f}" if len(means) > 1 else ""
-        each = [f"{statistics.mean(values):.3f}" for values in zip(*seeds, strict=True)]
-        table.add_row(name, *each, f"{statistics.mean(means):.3f}{spread}", str(len(seeds)))
-    console.print(table)
+        each = " | ".join(f"{statistics.mean(values):.3f}" for values in zip(*seeds, strict=True))
+        size, rate = result["parameters"].get(name, ""), result["rates"].get(name, "")
+        print(f"| {name} | {size} | {rate} | {each} | {statistics.mean(means):.3f}{spread} |")
     for name, seeds in rows.items():
         if name in METHODS and name != "shared":
             pairs = zip(seeds, rows["shared"], strict=True)
             differences = [statistics.mean(ours) - statistics.mean(theirs) for ours, theirs in pairs]
-            console.print(f"{name} - shared: {[round(value, 3) for value in differences]}")
-    console.print(result["variance"])
+            print(f"{name} - shared: {[round(value, 3) for value in differences]}")
+    print(result["variance"])
 
 
 @torch.no_grad()
@@ -146,7 +144,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/hyperdecoders"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    report(arguments.data, arguments.runs, Console())
+    report(arguments.data, arguments.runs)
 
 
 if __name__ == "__main__":
