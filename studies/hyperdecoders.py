@@ -183,6 +183,24 @@ def _states(model: Any, items: list[dict[str, Any]]) -> Iterator[dict[str, Tenso
         }
 
 
+@torch.no_grad()
+def pooling(data: Path, console: Console) -> None:
+    """Print how much of the pooled states' variance one dimension holds, before the layer's norm and behind it."""
+    suite, model, tokenizer = load_suite(data), load_model(), load_tokenizer(**MODEL)
+    norm = model.model.layers[BELOW].input_layernorm
+    for task in suite:
+        features = suite.task_features(task.name, "dev", tokenizer, MAX_LENGTH, decoder_only=True)
+        before, behind = [], []
+        for index in range(32):
+            ids = torch.tensor([features[index]["input_ids"]])
+            states = model.model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states[BELOW][0]
+            before.append(states.mean(dim=0))
+            behind.append(norm(states).mean(dim=0))
+        shares = [torch.stack(pooled).var(dim=0) for pooled in (before, behind)]
+        first, second = ((share.max() / share.sum()).item() for share in shares)
+        console.print(f"{task.name}: {first:.0%} before the norm, {second:.0%} behind it")
+
+
 # --- The upper layers, adapted -------------------------------------------------------------------------------------
 
 
@@ -413,7 +431,7 @@ def check(data: Path, runs: Path, console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["collect", "check", "train"])
+    parser.add_argument("step", choices=["collect", "pooling", "check", "train"])
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--runs", type=Path, default=Path("runs/hyperdecoders"))
     parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS), help="of train")
@@ -422,6 +440,8 @@ def main() -> None:
     console = Console()
     if arguments.step == "train":
         train(arguments.data, arguments.runs, console, arguments.methods)
+    elif arguments.step == "pooling":
+        pooling(arguments.data, console)
     else:
         {"collect": collect, "check": check}[arguments.step](arguments.data, arguments.runs, console)
 
