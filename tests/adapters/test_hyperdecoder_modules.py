@@ -57,6 +57,11 @@ def test_bottleneck_uses_each_rows_own_weights(every: int) -> None:
             assert found[row, token].tolist() == pytest.approx(expected, abs=1e-5)
 
 
+def test_rows_that_weights_cannot_share_out_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 rows, which 2 sets"):
+        bottleneck(torch.randn(3, 2, HIDDEN), random_weights(2))  # as many numbers as two rows of three tokens have
+
+
 def test_bottleneck_without_tokens_or_in_half_precision() -> None:
     weights = random_weights(2)
     assert bottleneck(torch.randn(2, 0, HIDDEN), weights).shape == (2, 0, HIDDEN)

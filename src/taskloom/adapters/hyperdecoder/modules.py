@@ -54,8 +54,12 @@ def bottleneck(x: Tensor, weights: AdapterWeights) -> Tensor:
         x: FloatTensor[rows, tokens, hidden]. Rows may be a multiple of the sets of weights: the rows of one set, such
             as an example's beams, then stand next to each other.
         weights: the weights, in any type; the product is made in that of `x`.
+
+    Raises ValueError if the rows cannot be shared out among the sets.
     """
     sets = len(weights.down)
+    if len(x) % sets:
+        raise ValueError(f"`x` has {len(x)} rows, which {sets} sets of adapter weights cannot share out evenly.")
     down, up, down_bias, up_bias = weights.to(x.dtype)
     grouped = x.reshape(sets, -1, x.shape[-1])
     hidden = torch.baddbmm(down_bias.unsqueeze(1), grouped, down).relu()
