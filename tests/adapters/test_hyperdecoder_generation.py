@@ -1,6 +1,8 @@
 """Generating text: weights are made once for each sequence and kept, and the tokens are those of making them anew."""
 
 import copy
+import gc
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -273,6 +275,20 @@ def test_a_loop_of_ones_own_over_a_llama(kind: str, change: str) -> None:
                 prompt_length=7,
             ).logits[:, -1:]
         torch.testing.assert_close(found[row : row + 1], expected)
+
+
+def test_a_cache_goes_when_its_user_lets_go() -> None:
+    """At once, without waiting for the garbage collector: its keys and values may fill a device."""
+    gc.collect()
+    gc.disable()
+    try:
+        cache, _ = prefilled(adapted_to("llama", "instance_generated"), prompts(left=True))
+        assert attached_source(cache) is not None
+        gone = weakref.ref(cache)
+        del cache
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_training_on_answers_behind_a_cached_prompt() -> None:

@@ -203,14 +203,19 @@ class _Following:
     """A cache's method that reorders its sequences, and what is attached to them; copies follow their own cache."""
 
     def __init__(self, cache: Cache, name: str) -> None:
-        self.cache = cache
+        self.cache = ref(cache)  # which holds this: it must go, with all its keys and values, when its user lets go
         self.name = name
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Following, (self.cache(), self.name)
+
     def __call__(self, argument: Any) -> Any:
-        source: Source | None = attached_source(self.cache)
+        cache = self.cache()
+        assert cache is not None
+        source = attached_source(cache)
         if source is not None:
             source.pick(self._index(argument, source))
-        return getattr(type(self.cache), self.name)(self.cache, argument)
+        return getattr(type(cache), self.name)(cache, argument)
 
     def _index(self, argument: Any, source: Source) -> Tensor:
         if self.name != "batch_repeat_interleave":
