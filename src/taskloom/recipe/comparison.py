@@ -27,7 +27,7 @@ def differences(stored: Recipe, present: Recipe) -> dict[str, tuple[Any, Any]]:
     return {
         name: (before.get(name), now.get(name))
         for name in before | now
-        if name not in _HARMLESS and not name.startswith("affinity.") and before.get(name) != now.get(name)
+        if name not in _HARMLESS and not name.startswith(("affinity.", "sweep.")) and before.get(name) != now.get(name)
     }
 
 

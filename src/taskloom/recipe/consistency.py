@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from taskloom.errors import UserError
+from taskloom.errors import UserError, did_you_mean
 from taskloom.recipe.adapter import OWN_METHODS, ca_mtl_settings, hyperdecoder_settings, wrong_option
 
 if TYPE_CHECKING:
@@ -171,6 +171,43 @@ def _affinity(recipe: "Recipe") -> Contradiction:
     return None
 
 
+def _auxiliary(recipe: "Recipe") -> Contradiction:
+    auxiliary = recipe.auxiliary
+    if auxiliary.space is None:
+        default = type(auxiliary)()
+        for name in type(auxiliary).model_fields:
+            if getattr(auxiliary, name) != getattr(default, name):
+                return f"auxiliary.{name}", "is given, but auxiliary.space names no search space, such as tapt"
+        return None
+    if recipe.groups is not None:
+        return "auxiliary.space", "is given with `groups`: learn the objectives of one group at a time, with `only`"
+    if recipe.sampling.strategy == "uncertainty":
+        return "sampling.strategy", "is uncertainty, which auxiliary objectives cannot be combined with"
+    if recipe.training.aggregator is not None:
+        return (
+            "training.aggregator",
+            "is given, but auxiliary objectives weigh gradients by a rule of their own",
+        )
+    learns = auxiliary.primary_lr > 0 or auxiliary.auxiliary_lr > 0
+    if not learns and auxiliary.cosine_layers is not None:
+        return "auxiliary.cosine_layers", "is given, but nothing is compared: both learning rates of the weights are 0"
+    if auxiliary.dev_head == "own" and auxiliary.dev_head_examples != type(auxiliary)().dev_head_examples:
+        return "auxiliary.dev_head_examples", "is given, but auxiliary.dev_head is own: no head is fitted"
+    return None
+
+
+def _sweep(recipe: "Recipe") -> Contradiction:
+    for field, values in recipe.sweep.grid.items():
+        section, _, name = field.partition(".")
+        known = type(recipe).model_fields
+        fields = getattr(known[section].annotation, "model_fields", {}) if name and section in known else known
+        if (name or section) not in fields and section != "adapter":
+            return "sweep.grid", f"names '{field}', which no recipe has.{did_you_mean(name or section, fields)}"
+        if not values:
+            return "sweep.grid", f"has no values for '{field}'"
+    return None
+
+
 _CHECKS: tuple[Callable[["Recipe"], Contradiction], ...] = (
     _length_of_training,
     _warm_up,
@@ -180,4 +217,6 @@ _CHECKS: tuple[Callable[["Recipe"], Contradiction], ...] = (
     _sampling,
     _gradients,
     _affinity,
+    _auxiliary,
+    _sweep,
 )

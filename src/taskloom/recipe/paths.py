@@ -25,14 +25,35 @@ def make_paths_absolute(source: RecipeSource) -> None:
         data["dir"] = str(_absolute(data["dir"], _base(source, ("data", "dir"))))
     if values.get("groups") is not None:
         values["groups"] = str(_absolute(values["groups"], _base(source, ("groups",))))
-    values["model"]["path"] = _model_path(values["model"]["path"], source)
-    for index, task in enumerate(values["tasks"]):
-        location = ("tasks", str(index))
-        if isinstance(task, str):
-            if task.endswith((".yaml", ".yml")):
-                values["tasks"][index] = str(_absolute(task, _base(source, location)))
-        else:
-            _task_paths(task, location, source, has_data_dir=data.get("dir") is not None)
+    values["model"]["path"] = _model_path(values["model"]["path"], source, ("model", "path"))
+    has_data_dir = data.get("dir") is not None
+    _tasks_paths(values["tasks"], ("tasks",), source, has_data_dir)
+    _auxiliary_paths(values.get("auxiliary", {}), source, has_data_dir)
+    neural_lm = values.get("neural_lm", {})
+    if neural_lm.get("model") is not None:
+        neural_lm["model"] = _model_path(neural_lm["model"], source, ("neural_lm", "model"))
+
+
+def _auxiliary_paths(section: dict[str, Any], source: RecipeSource, has_data_dir: bool) -> None:
+    for name in ("in_domain", "out_domain", "warm_start"):
+        given, base = section.get(name), _base(source, ("auxiliary", name))
+        if isinstance(given, list):
+            section[name] = [str(_absolute(path, base)) for path in given]
+        elif given is not None:
+            section[name] = str(_absolute(given, base))
+    space = section.get("space")
+    if isinstance(space, str) and space.endswith((".yaml", ".yml")):
+        section["space"] = str(_absolute(space, _base(source, ("auxiliary", "space"))))
+    _tasks_paths(section.get("tasks", []), ("auxiliary", "tasks"), source, has_data_dir)
+
+
+def _tasks_paths(tasks: list[Any], location: Location, source: RecipeSource, has_data_dir: bool) -> None:
+    for index, task in enumerate(tasks):
+        place = (*location, str(index))
+        if not isinstance(task, str):
+            _task_paths(task, place, source, has_data_dir)
+        elif task.endswith((".yaml", ".yml")):
+            tasks[index] = str(_absolute(task, _base(source, place)))
 
 
 def _task_paths(task: dict[str, Any], location: Location, source: RecipeSource, has_data_dir: bool) -> None:
@@ -57,15 +78,15 @@ def _task_paths(task: dict[str, Any], location: Location, source: RecipeSource, 
                 splits[name] = str(_absolute(file, _base(source, (*location, "splits", name))))
 
 
-def _model_path(path: str, source: RecipeSource) -> str:
+def _model_path(path: str, source: RecipeSource, location: Location) -> str:
     """Return an existing folder as an absolute path; hub ids and ``package:`` names as they are."""
     if path.startswith("package:"):
         return path
-    folder = _absolute(path, _base(source, ("model", "path")))
+    folder = _absolute(path, _base(source, location))
     if folder.is_dir():
         return str(folder)
     if path.startswith((".", "/", "~")):
-        raise RecipeError(f"{source.where(('model', 'path'))}model.path: there is no folder '{folder}'")
+        raise RecipeError(f"{source.where(location)}{'.'.join(location)}: there is no folder '{folder}'")
     return path
 
 

@@ -7,34 +7,31 @@ file and of the resolved ``recipe.yaml`` in a run folder.
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from taskloom.adapters.ca_mtl.settings import PRESETS
+from taskloom.recipe.auxiliary import AuxiliarySection, NeuralLMSection, SweepSection
+from taskloom.recipe.base import PathField, Section, Share
 from taskloom.recipe.consistency import first_contradiction
 
 __all__ = [
     "AdapterSection",
     "AffinitySection",
+    "AuxiliarySection",
     "DataSection",
     "ModelSection",
+    "NeuralLMSection",
     "Recipe",
     "SamplingSection",
+    "SweepSection",
     "TrainingSection",
 ]
 
-# YAML has no path type, so a path is read from text although everything else is strict ("3" is not a number).
-_Path = Annotated[Path, Field(strict=False)]
-_Share = Annotated[float, Field(ge=0, le=1)]
 
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class ModelSection(_Section):
+class ModelSection(Section):
     """The pretrained model and, of an encoder, how its output becomes one vector an example."""
 
     path: str = Field(description="hub id, folder, or package:DISTRIBUTION/FOLDER (an installed package's files)")
@@ -52,17 +49,17 @@ class ModelSection(_Section):
         default="sdpa", description="attention kernel; eager allows double backward"
     )
     dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="type of the stored weights")
-    head_dropout: _Share = Field(default=0.1, description="dropout before each task's head (probability)")
+    head_dropout: Share = Field(default=0.1, description="dropout before each task's head (probability)")
     gradient_checkpointing: bool = Field(
         default=False, description="recompute activations in the backward pass: less memory"
     )
     trust_remote_code: bool = Field(default=False, description="run the Python code that a hub repository brings")
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """Where the tasks' files are and how text becomes tokens."""
 
-    dir: _Path | None = Field(default=None, description="folder, zip or tar archive that holds the tasks' files")
+    dir: PathField | None = Field(default=None, description="folder, zip or tar archive that holds the tasks' files")
     max_length: PositiveInt = Field(default=128, description="longest example, special tokens included (tokens)")
     max_target_length: int = Field(
         default=128, ge=2, description="longest text2text answer, end token included; a task may set its own (tokens)"
@@ -85,7 +82,7 @@ class DataSection(_Section):
         default=False,
         description="tasks with hidden test labels: half of dev, or 1,000 of train, is held out (a task's hold_out)",
     )
-    cache: _Path | None = Field(
+    cache: PathField | None = Field(
         default=None, description="folder of tokenised features; null: $TASKLOOM_CACHE or ~/.cache/taskloom"
     )
     workers: int = Field(default=0, ge=0, description="data loader processes; 0 loads in the training process")
@@ -134,7 +131,7 @@ class AdapterSection(BaseModel):
         return dict(self.model_extra or {})
 
 
-class SamplingSection(_Section):
+class SamplingSection(Section):
     """Which task or example comes next."""
 
     strategy: Literal["sequential", "proportional", "temperature", "uniform", "uncertainty"] = Field(
@@ -162,13 +159,13 @@ class SamplingSection(_Section):
         ge=1,
         description="uncertainty only: most examples scored a step (multiple of the batch size); null: all",
     )
-    even_share: _Share = Field(
+    even_share: Share = Field(
         default=0.0,
         description="uncertainty only: share of a batch split evenly among the tasks; 0 as published",
     )
 
 
-class TrainingSection(_Section):
+class TrainingSection(Section):
     """Optimisation, evaluation and checkpoints."""
 
     epochs: float = Field(default=3.0, description="passes over the training data; ignored when max_steps is given")
@@ -223,7 +220,7 @@ class TrainingSection(_Section):
     compile: bool = Field(default=False, description="torch.compile the model")
 
 
-class AffinitySection(_Section):
+class AffinitySection(Section):
     """Which tasks help each other (Grad-TAG): `taskloom affinity` and `taskloom group`. Training ignores it."""
 
     examples: PositiveInt | None = Field(
@@ -267,7 +264,7 @@ class AffinitySection(_Section):
     )
 
 
-class Recipe(_Section):
+class Recipe(Section):
     """Everything that defines a run. `load_recipe` reads one from YAML; the constructor checks it alike."""
 
     name: str = Field(
@@ -276,7 +273,7 @@ class Recipe(_Section):
     )
     description: str = Field(default="", description="one line for `taskloom recipes`")
     seed: int = Field(default=0, ge=0, lt=2**32, description="seed of weights, sampling and dropout")
-    output: _Path = Field(
+    output: PathField = Field(
         description="the run folder, relative to the working folder",
         json_schema_extra={"default": "runs/<name>"},
     )
@@ -287,7 +284,7 @@ class Recipe(_Section):
         description="presets such as glue/rte, YAML files of tasks, or mappings; their order counts",
     )
     only: list[str] | None = Field(default=None, description="names of the tasks to use; null: all of them")
-    groups: _Path | None = Field(
+    groups: PathField | None = Field(
         default=None, description="train one model a group: a run that `taskloom group` has grouped, or a groups.json"
     )
     group_against: list[Literal["all", "single"]] = Field(
@@ -298,6 +295,9 @@ class Recipe(_Section):
     sampling: SamplingSection = Field(default_factory=SamplingSection)
     training: TrainingSection = Field(default_factory=TrainingSection)
     affinity: AffinitySection = Field(default_factory=AffinitySection)
+    auxiliary: AuxiliarySection = Field(default_factory=AuxiliarySection)
+    neural_lm: NeuralLMSection = Field(default_factory=NeuralLMSection)
+    sweep: SweepSection = Field(default_factory=SweepSection)
 
     @model_validator(mode="before")
     @classmethod
