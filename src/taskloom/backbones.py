@@ -113,12 +113,12 @@ def load_encoder(
     Raises:
         UserError: the model is not there, cannot be read, or is not an encoder.
     """
-    config = _load(AutoConfig, path, revision, trust_remote_code)
+    config = load_model(AutoConfig, path, revision, trust_remote_code)
     if config.is_encoder_decoder or getattr(config, "is_decoder", False):
         raise UserError(
             f"model.path: '{path}' ({config.model_type}) generates text; heads need an encoder such as BERT."
         )
-    encoder, info = _load(
+    encoder, info = load_model(
         AutoModel,
         path,
         revision,
@@ -157,9 +157,9 @@ def load_language_model(
     loader = AutoModelForSeq2SeqLM if family == "encoder_decoder" else AutoModelForCausalLM
     options: dict[str, Any] = {"attn_implementation": attention, "dtype": getattr(torch, dtype)}
     if gguf_file is None:
-        return _load(loader, path, revision, trust_remote_code, **options)
+        return load_model(loader, path, revision, trust_remote_code, **options)
     options["config"] = _load_once(AutoConfig, path, revision, gguf_file, trust_remote_code)
-    model: Any = _load(loader, path, revision, trust_remote_code, gguf_file=gguf_file, **options)
+    model: Any = load_model(loader, path, revision, trust_remote_code, gguf_file=gguf_file, **options)
     return _unquantised(model, attention)
 
 
@@ -177,20 +177,20 @@ def _unquantised(model: Any, attention: str) -> PreTrainedModel:
 def _load_once(loader: Any, path: str, revision: str | None, gguf_file: str | None, trust_remote_code: bool) -> Any:
     """Load a configuration or a tokenizer; from a local GGUF file once a process, since that takes seconds."""
     if gguf_file is None:
-        return _load(loader, path, revision, trust_remote_code)
+        return load_model(loader, path, revision, trust_remote_code)
     file = Path(resolve_backbone(path, gguf_file), gguf_file)
     if not file.is_file():
-        return _load(loader, path, revision, trust_remote_code, gguf_file=gguf_file)
+        return load_model(loader, path, revision, trust_remote_code, gguf_file=gguf_file)
     # A copy: whoever gets it may change it.
     return copy.deepcopy(_from_gguf(loader, path, gguf_file, (file.absolute(), file.stat().st_mtime_ns)))
 
 
 @lru_cache(maxsize=4)
 def _from_gguf(loader: Any, path: str, gguf_file: str, _version: tuple[Path, int]) -> Any:
-    return _load(loader, path, None, False, gguf_file=gguf_file)
+    return load_model(loader, path, None, False, gguf_file=gguf_file)
 
 
-def _load(loader: Any, path: str, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
+def load_model(loader: Any, path: str, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
     folder = resolve_backbone(path, options.get("gguf_file", "config.json"))
     try:
         return loader.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code, **options)

@@ -111,17 +111,26 @@ class MultiTaskModel(nn.Module):
             inputs["task"] = task
         encoded = self.encoder(**inputs)
         hidden = encoded.last_hidden_state
-        outputs = self.heads(self._pool(encoded, attention_mask), hidden, task)
+        pooled = encoded.pooler_output if self.pooling == "pooler" else self.pool(hidden, attention_mask)
+        outputs = self.heads(pooled, hidden, task)
         if labels is not None:
             loss = self.heads.example_loss(outputs, task, labels, attention_mask, token_labels, span_labels)
             outputs["example_loss"] = loss
             outputs["loss"], outputs["loss_sums"], outputs["counts"] = mean_over_tasks(loss, task, self.heads.num_tasks)
         return outputs
 
-    def _pool(self, encoded: Any, attention_mask: Tensor) -> Tensor:
-        hidden = encoded.last_hidden_state
+    def pool(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
+        """Turn the encoder's last hidden states, ``[batch, tokens, hidden]``, into one vector an example.
+
+        Args:
+            hidden: ``[batch, tokens, hidden]``.
+            attention_mask: ``[batch, tokens]``, 0 on padding.
+        """
         if self.pooling == "pooler":
-            return encoded.pooler_output
+            encoder: Any = self.encoder.get_base_model() if isinstance(self.encoder, PeftModel) else self.encoder
+            if isinstance(encoder.pooler, nn.Linear):  # ALBERT's is a layer without its activation
+                return encoder.pooler_activation(encoder.pooler(hidden[:, 0]))
+            return encoder.pooler(hidden)
         if self.pooling == "cls":
             return hidden[:, 0]
         weights = attention_mask.unsqueeze(-1).to(hidden.dtype)

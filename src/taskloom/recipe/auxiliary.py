@@ -71,10 +71,7 @@ class AuxiliarySection(Section):
     dev_split: str | None = Field(default=None, description="split they are drawn from; null: the first dev split")
     dev_head: Literal["fitted", "own"] = Field(
         default="fitted",
-        description="head under that gradient: refitted to the current features (META-TARTAN), or the task's own",
-    )
-    dev_head_examples: PositiveInt = Field(
-        default=256, description="latest training examples whose features the head is fitted on"
+        description="head under that gradient: fitted to the step's training features (META-TARTAN), or the tasks' own",
     )
     dev_head_weight_decay: float = Field(default=0.1, gt=0, description="L2 penalty of the fitted head")
     cosine_layers: PositiveInt | None = Field(

@@ -191,8 +191,8 @@ def _auxiliary(recipe: "Recipe") -> Contradiction:
     learns = auxiliary.primary_lr > 0 or auxiliary.auxiliary_lr > 0
     if not learns and auxiliary.cosine_layers is not None:
         return "auxiliary.cosine_layers", "is given, but nothing is compared: both learning rates of the weights are 0"
-    if auxiliary.dev_head == "own" and auxiliary.dev_head_examples != type(auxiliary)().dev_head_examples:
-        return "auxiliary.dev_head_examples", "is given, but auxiliary.dev_head is own: no head is fitted"
+    if auxiliary.dev_head == "own" and auxiliary.dev_head_weight_decay != type(auxiliary)().dev_head_weight_decay:
+        return "auxiliary.dev_head_weight_decay", "is given, but auxiliary.dev_head is own: no head is fitted"
     return None
 
 
