@@ -1,7 +1,7 @@
 """Rows of text as the auxiliary objectives take them: token ids, and the targets that can be known from the text."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from torch import Tensor
@@ -42,16 +42,17 @@ class RowBatch:
 
     def to(self, device: Any) -> "RowBatch":
         """Return the rows on a device."""
-        return replace(
-            self,
-            **{
-                name: _moved(getattr(self, name), device)
-                for name in ("input_ids", "attention_mask", "special", "task", "token_type_ids", "targets")
-            },
-        )
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def rows(self, rows: slice) -> "RowBatch":
+        """Return some of the rows."""
+        return self._mapped(lambda tensor: tensor[rows])
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> "RowBatch":
+        return replace(self, **{part.name: _mapped(getattr(self, part.name), function) for part in fields(self)})
 
 
-def _moved(value: Any, device: Any) -> Any:
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Mapping):
-        return {name: _moved(part, device) for name, part in value.items()}
-    return None if value is None else value.to(device, non_blocking=True)
+        return {name: _mapped(part, function) for name, part in value.items()}
+    return None if value is None else function(value)

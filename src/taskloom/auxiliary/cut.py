@@ -1,0 +1,55 @@
+"""Cutting a model's graph below its top layers, so that many losses can be differentiated there alone.
+
+The input of a layer is replaced by a leaf of the same values. Whatever is differentiated above stops at the leaf and
+gives its gradient, too; the sum of these, each times its weight, then goes through the layers below once, however many
+losses there are.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["Cut", "transformer_layers"]
+
+
+class Cut:
+    """The place where a graph was cut.
+
+    Attributes:
+        leaf: the input of the layer above, a leaf; None before a forward pass.
+        below: what the layers below gave, with their graph.
+    """
+
+    def __init__(self) -> None:
+        self.leaf: Tensor | None = None
+        self.below: Tensor | None = None
+
+    @contextmanager
+    def before(self, layer: nn.Module) -> Iterator["Cut"]:
+        """Cut before `layer` in the forward pass made in this context."""
+
+        def replace(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            self.below = hidden
+            self.leaf = hidden.detach().requires_grad_()
+            return ((self.leaf, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": self.leaf})
+
+        handle = layer.register_forward_pre_hook(replace, with_kwargs=True)
+        try:
+            yield self
+        finally:
+            handle.remove()
+
+
+def transformer_layers(model: nn.Module, count: int) -> list[nn.Module]:
+    """Return the `count` layers of a transformer, lowest first.
+
+    Raises:
+        ValueError: `model` holds no list of as many modules.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return list(module)
+    raise ValueError(f"`model`: {type(model).__name__} holds no list of {count} layers")

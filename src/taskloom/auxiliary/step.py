@@ -1,0 +1,394 @@
+"""The auxiliary part of one optimizer step: paper section 4, Algorithm 1.
+
+Objectives are sampled, their rows drawn, corrupted and masked; each view is run once; the step's gradient gets
+w_aux times the objectives' weighted mean. While weights learn, each objective is differentiated by itself and its gradient
+compared with that of the held-out loss; otherwise the weighted losses of a view are one loss and nothing more is done.
+
+Views follow one another, so that memory holds one view's graph, the held-out gradient, the sum, and one objective's
+gradient, however many objectives there are. A view's rows run in chunks if a device holds fewer; losses are means over
+all that counts in the view, so chunks give the gradient of the whole.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from taskloom.auxiliary.batch import RowBatch
+from taskloom.auxiliary.bodies import Body
+from taskloom.auxiliary.cut import Cut, transformer_layers
+from taskloom.auxiliary.heads import ObjectiveHeads
+from taskloom.auxiliary.plan import Share, plan_step
+from taskloom.auxiliary.space import Objective
+from taskloom.auxiliary.transforms import Transforms
+from taskloom.auxiliary.views import additive, visibility
+from taskloom.auxiliary.weights import ObjectiveWeights
+from taskloom.gradients import inner
+
+__all__ = ["AuxiliaryStep", "Rows", "StepResult"]
+
+#: Draws rows of a kind: a source's `draw`.
+Rows = Callable[[str, int, np.random.Generator], RowBatch]
+Gradient = list[Tensor | None]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What an optimizer step's auxiliary part did.
+
+    Attributes:
+        sampled: the objectives of the step, as positions in the space.
+        losses: ``[sampled]``, mean losses.
+        cosines: ``[sampled]``, agreement with the held-out gradient, NaN of an objective that was left out; None if
+            the weights do not learn.
+        loss: what was added to the step's loss, a scalar.
+    """
+
+    sampled: list[int]
+    losses: Tensor
+    cosines: Tensor | None
+    loss: Tensor
+
+
+class AuxiliaryStep:
+    """Adds the auxiliary objectives' gradients to `.grad`, and teaches their weights.
+
+    Args:
+        network: the model of the tasks; its trainable parameters but the tasks' heads are the body, theta.
+        body: the same network below any head.
+        heads: the objectives' heads.
+        weights: the objectives' weights.
+        sources: the data stage: for each of its values, what draws rows.
+        transforms: the transform stage.
+        rows: rows of all objectives together.
+        objectives_per_step: objectives sampled.
+        split: how rows are split among views, see `plan_step`.
+        density: see `visibility`.
+        order_probability: share of tokens that is predicted where the representation is ordered; None: as elsewhere.
+        noise: standard deviation of noisy embeddings, in root mean squares of the embedding table.
+        max_grad_norm: while weights learn, an objective's body gradient is clipped to this norm; 0 never clips.
+        cosine_layers: compare gradients of as many top layers (and what follows them); None compares all of the body.
+        chunk: most rows of a forward pass.
+        autocast: the context of forward passes.
+        scaler: scales losses in float16, None elsewhere.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        body: Body,
+        heads: ObjectiveHeads,
+        weights: ObjectiveWeights,
+        sources: Mapping[str, Any],
+        transforms: Transforms,
+        *,
+        rows: int = 64,
+        objectives_per_step: int = 3,
+        split: Literal["weights", "even"] = "weights",
+        density: float = 0.6,
+        order_probability: float | None = None,
+        noise: float = 1.0,
+        max_grad_norm: float = 10.0,
+        cosine_layers: int | None = None,
+        chunk: int | None = None,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        scaler: Any = None,
+    ) -> None:
+        own = {id(parameter) for parameter in (*network.head_parameters(), *heads.parameters())}
+        self.parameters = [p for p in network.parameters() if p.requires_grad and id(p) not in own]
+        self.network = network
+        self.body = body
+        self.heads = heads
+        self.weights = weights
+        self.sources = sources
+        self.transforms = transforms
+        self.rows = rows
+        self.objectives_per_step = objectives_per_step
+        self.split: Literal["weights", "even"] = split
+        self.density = density
+        self.order_probability = order_probability
+        self.noise = noise
+        self.max_grad_norm = max_grad_norm
+        self.chunk = chunk
+        self.autocast = autocast
+        self.scaler = scaler
+        self._layer = None if cosine_layers is None else _layer_below(network, cosine_layers)
+        self._seed: tuple[int, int] = (0, 0)
+
+    def __call__(self, seed: tuple[int, int], dev_loss: Callable[[], Tensor] | None) -> StepResult:
+        """Do the auxiliary part of a step, after the tasks' own gradients are in `.grad`.
+
+        Args:
+            seed: of everything drawn in this step.
+            dev_loss: the held-out loss as a function of the network; None where the weights do not learn.
+        """
+        numbers = np.random.default_rng(seed)
+        generator = torch.Generator().manual_seed(int(numbers.integers(2**63)))
+        sampled = self.weights.sample(self.objectives_per_step, numbers)
+        objectives = [self.weights.space[index] for index in sampled]
+        among = self.weights.among(sampled)
+        shares = plan_step(objectives, among.tolist(), self.rows, self.split)
+        drawn = [self._draw(share, objectives, numbers, generator) for share in shares]
+        if dev_loss is None:
+            return self._static(sampled, among, drawn)
+        return self._learning(sampled, among, drawn, dev_loss)
+
+    # What a view learns from
+
+    def _draw(
+        self, share: Share, objectives: Sequence[Objective], numbers: np.random.Generator, generator: torch.Generator
+    ) -> "_Drawn":
+        view, device = share.view, self.parameters[0].device
+        batch = self.sources[view.data].draw(view.rows, share.rows, numbers)
+        ordered = view.representation != "bidirectional"
+        corrupted = self.transforms.apply(
+            batch,
+            view.transform,
+            self.weights.transform_logit(view.transform),
+            generator,
+            probability=self.order_probability if ordered else None,
+        )
+        pooled = self.body.pooled_position(batch.attention_mask)
+        seen = visibility(view.representation, batch.attention_mask, generator, pooled=pooled, density=self.density)
+        mask = batch.attention_mask if seen.mask is None else additive(seen.mask, self._mask_dtype())
+        return _Drawn(
+            members=share.members,
+            objectives=[objectives[position] for position in share.members],
+            batch=batch.to(device),
+            input_ids=corrupted.input_ids.to(device),
+            mask=mask.to(device),
+            noised=None if corrupted.noised is None else corrupted.noised.to(device),
+            counted=corrupted.counted.to(device),
+            predictor=seen.predictor.to(device),
+            generator=torch.Generator().manual_seed(int(numbers.integers(2**63))),
+        )
+
+    def _mask_dtype(self) -> torch.dtype:
+        return next(p.dtype for p in self.network.parameters())
+
+    def _losses(self, drawn: "_Drawn", rows: slice) -> list[tuple[Tensor, Tensor]]:
+        """Run a view's rows and return each member's mean loss, and how much of the view's mean that is."""
+        part = drawn.rows(rows)
+        with self.autocast():
+            states = self.body.hidden(
+                part.input_ids,
+                part.mask,
+                part.batch.task,
+                part.batch.token_type_ids,
+                noised=part.noised,
+                noise=self.noise,
+                generator=part.generator,
+            )
+            pooled = self.body.pool(states, part.batch.attention_mask)
+            found = []
+            for objective in part.objectives:
+                loss, count = self.heads.loss(
+                    objective, states, pooled, part.batch, part.counted, part.predictor, self.body
+                )
+                total = self.heads.count(objective, drawn.batch, drawn.counted, drawn.predictor)
+                found.append((loss, count / total.clamp(min=1)))
+        return found
+
+    def _chunks(self, drawn: "_Drawn") -> list[slice]:
+        """Split a view's rows; in-batch contrasts and a cut graph need all of them at once."""
+        whole = self._layer is not None or any(each.output == "quick-thoughts" for each in drawn.objectives)
+        size = len(drawn.batch) if whole or self.chunk is None else self.chunk
+        starts = [*range(0, len(drawn.batch), size), len(drawn.batch)]
+        return [slice(first, last) for first, last in pairwise(starts)]
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    # Static weights: plain multi-task training
+
+    def _static(self, sampled: list[int], among: Tensor, drawn: list["_Drawn"]) -> StepResult:
+        _, balance = self.weights.balance()
+        losses = torch.zeros(len(sampled), device=self.parameters[0].device)
+        for view in drawn:
+            for rows in self._chunks(view):
+                total = torch.zeros((), device=losses.device)
+                for position, (loss, share) in zip(view.members, self._losses(view, rows), strict=True):
+                    total = total + (balance * among[position].item()) * (loss * share)
+                    losses[position] += (loss * share).detach()
+                self._scaled(total).backward()
+        return StepResult(sampled, losses, None, balance * (among.to(losses) @ losses))
+
+    # Learned weights: one gradient an objective, compared with the held-out one
+
+    def _learning(
+        self, sampled: list[int], among: Tensor, drawn: list["_Drawn"], dev_loss: Callable[[], Tensor]
+    ) -> StepResult:
+        _, balance = self.weights.balance()
+        dev = self._dev_gradient(dev_loss)
+        own: Gradient = [parameter.grad for parameter in self.parameters]
+        primary = dev.cosine(own)
+        summed: Gradient = [None] * len(self.parameters)
+        losses = torch.zeros(len(sampled), device=self.parameters[0].device)
+        cosines = torch.zeros_like(losses)
+        for view in drawn:
+            self._differentiate(view, among, balance, dev, summed, losses, cosines)
+        auxiliary = dev.cosine(summed)
+        for parameter, gradient in zip(self.parameters, summed, strict=True):
+            _add(parameter, gradient, balance)
+        self.weights.observe(sampled, cosines.cpu(), primary.item(), auxiliary.item())
+        return StepResult(sampled, losses, cosines, balance * (among.to(losses) @ losses.nan_to_num(0, 0, 0)))
+
+    def _dev_gradient(self, dev_loss: Callable[[], Tensor]) -> "_Target":
+        with self._cut(), self.autocast():
+            loss = dev_loss()
+        gradient = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        reached = [each is not None for each in gradient]
+        return _Target(gradient, reached if self._layer is not None else [True] * len(reached))
+
+    def _cut(self) -> AbstractContextManager[Cut | None]:
+        return nullcontext() if self._layer is None else Cut().before(self._layer)
+
+    def _differentiate(
+        self,
+        view: "_Drawn",
+        among: Tensor,
+        balance: float,
+        dev: "_Target",
+        summed: Gradient,
+        losses: Tensor,
+        cosines: Tensor,
+    ) -> None:
+        """Add a view's weighted gradients to `summed`, its members' to their heads', and note losses and cosines."""
+        heads = [parameter for parameter in self.heads.parameters() if parameter.requires_grad]
+        chunks = self._chunks(view)
+        gathered: dict[int, Gradient] = {}
+        for rows in chunks:
+            with self._cut() as cut:
+                found = self._losses(view, rows)
+            leaves = [] if cut is None else [cut.leaf]
+            at_leaf: Tensor | None = None
+            for position, (loss, share) in zip(view.members, found, strict=True):
+                losses[position] += (loss * share).detach()
+                last = position == view.members[-1]
+                gradient: Gradient = list(
+                    torch.autograd.grad(
+                        self._scaled(loss * share),
+                        [*self.parameters, *heads, *leaves],
+                        allow_unused=True,
+                        retain_graph=cut is not None or not last,
+                    )
+                )
+                if rows is not chunks[0]:
+                    gradient = _sum(gathered.pop(position), gradient)
+                if rows is not chunks[-1]:
+                    gathered[position] = gradient
+                    continue
+                factor, cosines[position] = self._agreement(gradient[: len(self.parameters)], dev, losses[position])
+                weight = among[position].item() * factor
+                _accumulate(summed, gradient, weight, factor)
+                for parameter, own in zip(heads, gradient[len(self.parameters) :], strict=False):
+                    _add(parameter, own, balance * among[position].item(), factor)
+                if cut is not None and (leaf := gradient[-1]) is not None:
+                    scaled = _kept(leaf, factor) * weight
+                    at_leaf = scaled if at_leaf is None else at_leaf + scaled
+            if cut is not None and at_leaf is not None and cut.below is not None and cut.below.requires_grad:
+                below = torch.autograd.grad(cut.below, self.parameters, at_leaf, allow_unused=True)
+                _accumulate(summed, list(below), torch.ones_like(at_leaf[0, 0, 0]), None)
+
+    def _agreement(self, gradient: Gradient, dev: "_Target", loss: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the factor that clips an objective's gradient, 0 where it is not finite, and the cosine, NaN there."""
+        square = dev.square(gradient)
+        cosine = dev.cosine(gradient, square)
+        # In float16 an overflow is the scaler's to see: it skips the step and lowers its scale.
+        finite = torch.isfinite(square) if self.scaler is None else torch.isfinite(loss)
+        factor = torch.ones_like(square)
+        if self.max_grad_norm:
+            scale = 1.0 if self.scaler is None else self.scaler.get_scale()
+            factor = (self.max_grad_norm * scale / square.sqrt()).clamp(max=1.0)
+        return torch.where(finite, factor, 0.0), torch.where(finite, cosine, torch.nan)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """The rows of a view, corrupted and masked, with the objectives that are read off it."""
+
+    members: tuple[int, ...]
+    objectives: list[Objective]
+    batch: RowBatch
+    input_ids: Tensor
+    mask: Tensor
+    noised: Tensor | None
+    counted: Tensor
+    predictor: Tensor
+    generator: torch.Generator
+
+    def rows(self, rows: slice) -> "_Drawn":
+        return _Drawn(
+            self.members,
+            self.objectives,
+            self.batch.rows(rows),
+            self.input_ids[rows],
+            self.mask[rows],
+            None if self.noised is None else self.noised[rows],
+            self.counted[rows],
+            self.predictor[rows],
+            self.generator,
+        )
+
+
+class _Target:
+    """The held-out gradient, and the parameters that gradients are compared on."""
+
+    def __init__(self, gradient: Sequence[Tensor | None], covered: Sequence[bool]) -> None:
+        self._covered = covered
+        self._gradient = self._only(gradient)
+        self._square = inner(self._gradient, self._gradient)
+
+    def _only(self, gradient: Sequence[Tensor | None]) -> Gradient:
+        return [each for each, covered in zip(gradient, self._covered, strict=True) if covered]
+
+    def square(self, gradient: Sequence[Tensor | None]) -> Tensor:
+        """Return the squared norm of a gradient."""
+        kept = self._only(gradient)
+        return inner(kept, kept).to(self._square.device)
+
+    def cosine(self, gradient: Sequence[Tensor | None], square: Tensor | None = None) -> Tensor:
+        """Return the cosine of a gradient with the held-out one, 0 where either is zero."""
+        square = self.square(gradient) if square is None else square
+        product = inner(self._only(gradient), self._gradient).to(square.device)
+        scale = (square * self._square).sqrt()
+        return torch.where(scale == 0, torch.zeros_like(scale), product / scale)
+
+
+def _layer_below(network: Any, count: int) -> nn.Module:
+    """Return the lowest of the `count` top layers."""
+    encoder = getattr(network, "encoder", None) or network.backbone
+    depth = encoder.config.num_hidden_layers
+    if count >= depth:
+        raise ValueError(f"`cosine_layers` must be below the model's {depth} layers, found {count}")
+    return transformer_layers(encoder, depth)[depth - count]
+
+
+def _kept(gradient: Tensor, factor: Tensor | None) -> Tensor:
+    """Return a gradient, or zeros where its factor says that it is left out: zero times infinity would be NaN."""
+    return gradient if factor is None else torch.where(factor > 0, gradient, torch.zeros_like(gradient))
+
+
+def _accumulate(summed: Gradient, gradient: Sequence[Tensor | None], weight: Tensor, factor: Tensor | None) -> None:
+    for index, each in enumerate(gradient[: len(summed)]):
+        if each is None:
+            continue
+        scaled = _kept(each, factor) * weight.to(each.dtype)
+        before = summed[index]
+        summed[index] = scaled if before is None else before.add_(scaled)
+
+
+def _add(parameter: nn.Parameter, gradient: Tensor | None, weight: float, factor: Tensor | None = None) -> None:
+    if gradient is None:
+        return
+    kept = _kept(gradient, factor)
+    parameter.grad = kept * weight if parameter.grad is None else parameter.grad.add_(kept, alpha=weight)
+
+
+def _sum(a: Gradient, b: Gradient) -> Gradient:
+    return [x if y is None else y if x is None else x + y for x, y in zip(a, b, strict=True)]
