@@ -26,7 +26,15 @@ from transformers import (
 
 from taskloom.errors import UserError
 
-__all__ = ["Family", "find_family", "load_encoder", "load_language_model", "load_tokenizer", "resolve_backbone"]
+__all__ = [
+    "Family",
+    "find_family",
+    "load_encoder",
+    "load_language_model",
+    "load_pretrained",
+    "load_tokenizer",
+    "resolve_backbone",
+]
 
 #: An encoder (BERT), an encoder-decoder (T5, BART) or a decoder-only model (GPT-2, Llama).
 Family = Literal["encoder", "encoder_decoder", "decoder"]
@@ -113,12 +121,12 @@ def load_encoder(
     Raises:
         UserError: the model is not there, cannot be read, or is not an encoder.
     """
-    config = load_model(AutoConfig, path, revision, trust_remote_code)
+    config = load_pretrained(AutoConfig, path, revision, trust_remote_code)
     if config.is_encoder_decoder or getattr(config, "is_decoder", False):
         raise UserError(
             f"model.path: '{path}' ({config.model_type}) generates text; heads need an encoder such as BERT."
         )
-    encoder, info = load_model(
+    encoder, info = load_pretrained(
         AutoModel,
         path,
         revision,
@@ -157,9 +165,9 @@ def load_language_model(
     loader = AutoModelForSeq2SeqLM if family == "encoder_decoder" else AutoModelForCausalLM
     options: dict[str, Any] = {"attn_implementation": attention, "dtype": getattr(torch, dtype)}
     if gguf_file is None:
-        return load_model(loader, path, revision, trust_remote_code, **options)
+        return load_pretrained(loader, path, revision, trust_remote_code, **options)
     options["config"] = _load_once(AutoConfig, path, revision, gguf_file, trust_remote_code)
-    model: Any = load_model(loader, path, revision, trust_remote_code, gguf_file=gguf_file, **options)
+    model: Any = load_pretrained(loader, path, revision, trust_remote_code, gguf_file=gguf_file, **options)
     return _unquantised(model, attention)
 
 
@@ -177,20 +185,25 @@ def _unquantised(model: Any, attention: str) -> PreTrainedModel:
 def _load_once(loader: Any, path: str, revision: str | None, gguf_file: str | None, trust_remote_code: bool) -> Any:
     """Load a configuration or a tokenizer; from a local GGUF file once a process, since that takes seconds."""
     if gguf_file is None:
-        return load_model(loader, path, revision, trust_remote_code)
+        return load_pretrained(loader, path, revision, trust_remote_code)
     file = Path(resolve_backbone(path, gguf_file), gguf_file)
     if not file.is_file():
-        return load_model(loader, path, revision, trust_remote_code, gguf_file=gguf_file)
+        return load_pretrained(loader, path, revision, trust_remote_code, gguf_file=gguf_file)
     # A copy: whoever gets it may change it.
     return copy.deepcopy(_from_gguf(loader, path, gguf_file, (file.absolute(), file.stat().st_mtime_ns)))
 
 
 @lru_cache(maxsize=4)
 def _from_gguf(loader: Any, path: str, gguf_file: str, _version: tuple[Path, int]) -> Any:
-    return load_model(loader, path, None, False, gguf_file=gguf_file)
+    return load_pretrained(loader, path, None, False, gguf_file=gguf_file)
 
 
-def load_model(loader: Any, path: str, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
+def load_pretrained(loader: Any, path: str, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
+    """Load a part of a backbone by any ``Auto`` class of transformers.
+
+    Raises:
+        UserError: it is not there, or cannot be read as such.
+    """
     folder = resolve_backbone(path, options.get("gguf_file", "config.json"))
     try:
         return loader.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code, **options)
