@@ -183,12 +183,16 @@ class MultiTaskTrainer(Trainer):
         """Give the heads their own learning rate if they have one."""
         optimizer = super().create_optimizer(model)
         if self.head_learning_rate is not None:
-            heads = {id(parameter) for parameter in self.network.head_parameters()}
+            heads = {id(parameter) for parameter in self.head_parameters()}
             for group in list(optimizer.param_groups):
                 own = [parameter for parameter in group["params"] if id(parameter) in heads]
                 group["params"] = [parameter for parameter in group["params"] if id(parameter) not in heads]
                 optimizer.add_param_group({**group, "params": own, "lr": self.head_learning_rate})
         return optimizer
+
+    def head_parameters(self) -> list[torch.nn.Parameter]:
+        """Return the parameters that have the heads' learning rate."""
+        return self.network.head_parameters()
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Tensor | Any], num_items_in_batch: Any = None

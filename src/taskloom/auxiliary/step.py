@@ -1,8 +1,9 @@
 """The auxiliary part of one optimizer step: paper section 4, Algorithm 1.
 
 Objectives are sampled, their rows drawn, corrupted and masked; each view is run once; the step's gradient gets
-w_aux times the objectives' weighted mean. While weights learn, each objective is differentiated by itself and its gradient
-compared with that of the held-out loss; otherwise the weighted losses of a view are one loss and nothing more is done.
+w_aux times the objectives' weighted mean. While weights learn, each objective is differentiated by itself and its
+gradient compared with that of the held-out loss; otherwise the weighted losses of a view are one loss and nothing more
+is done.
 
 Views follow one another, so that memory holds one view's graph, the held-out gradient, the sum, and one objective's
 gradient, however many objectives there are. A view's rows run in chunks if a device holds fewer; losses are means over
@@ -241,7 +242,7 @@ class AuxiliaryStep:
     def _dev_gradient(self, dev_loss: Callable[[], Tensor]) -> "_Target":
         with self._cut(), self.autocast():
             loss = dev_loss()
-        gradient = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        gradient = torch.autograd.grad(self._scaled(loss), self.parameters, allow_unused=True)
         reached = [each is not None for each in gradient]
         return _Target(gradient, reached if self._layer is not None else [True] * len(reached))
 
@@ -370,17 +371,18 @@ def _layer_below(network: Any, count: int) -> nn.Module:
 
 
 def _kept(gradient: Tensor, factor: Tensor | None) -> Tensor:
-    """Return a gradient, or zeros where its factor says that it is left out: zero times infinity would be NaN."""
-    return gradient if factor is None else torch.where(factor > 0, gradient, torch.zeros_like(gradient))
+    """Return a gradient, or zeros where its factor is zero, for zero times infinity would be NaN."""
+    if factor is None or (factor.device.type == "cpu" and factor > 0):  # elsewhere a look would wait for the device
+        return gradient
+    return torch.where(factor > 0, gradient, torch.zeros_like(gradient))
 
 
 def _accumulate(summed: Gradient, gradient: Sequence[Tensor | None], weight: Tensor, factor: Tensor | None) -> None:
     for index, each in enumerate(gradient[: len(summed)]):
         if each is None:
             continue
-        scaled = _kept(each, factor) * weight.to(each.dtype)
-        before = summed[index]
-        summed[index] = scaled if before is None else before.add_(scaled)
+        kept, scale, before = _kept(each, factor), weight.to(each.dtype), summed[index]
+        summed[index] = kept * scale if before is None else before.addcmul_(kept, scale)
 
 
 def _add(parameter: nn.Parameter, gradient: Tensor | None, weight: float, factor: Tensor | None = None) -> None:

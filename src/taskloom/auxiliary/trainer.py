@@ -1,0 +1,276 @@
+"""Training on tasks and auxiliary objectives together, while the objectives' weights are learned (AANG, Algorithm 1).
+
+An optimizer step is that of `MultiTaskTrainer`, its loss times w_prim. When the last of its batches has left the tasks'
+gradient in `.grad`, the auxiliary part follows (`taskloom.auxiliary.step`), once, whatever the accumulation. With both
+learning rates of the weights zero this is plain multi-task training with static weights: no held-out gradient, no head
+for it, no gradient of a single objective.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import TrainingArguments
+
+from taskloom.auxiliary.bodies import Body, DecoderBody, EncoderBody
+from taskloom.auxiliary.dev_head import DevHead, HeadInputs
+from taskloom.auxiliary.heads import ObjectiveHeads
+from taskloom.auxiliary.sources import Source
+from taskloom.auxiliary.step import AuxiliaryStep, StepResult
+from taskloom.auxiliary.tally import Tally
+from taskloom.auxiliary.transforms import Transforms
+from taskloom.auxiliary.vocabulary import VocabularyHead
+from taskloom.auxiliary.weights import ObjectiveWeights
+from taskloom.errors import UserError
+from taskloom.generative import GenerativeModel
+from taskloom.model import MultiTaskModel
+from taskloom.tasks import TaskSuite
+from taskloom.training import MultiTaskTrainer
+
+__all__ = ["AuxiliaryTrainer"]
+
+HEADS_FILE = "objective_heads.safetensors"
+WEIGHTS_FILE = "objective_weights.safetensors"
+TALLY_FILE = "objective_tally.safetensors"
+
+
+class AuxiliaryTrainer(MultiTaskTrainer):
+    """Train the tasks of a suite beside auxiliary objectives.
+
+    Args:
+        model, args, suite, tokenizer: as for `MultiTaskTrainer`.
+        weights: the objectives' weights, and with them the search space.
+        sources: rows for each value of the space's data stage (`taskloom.auxiliary.sources.build_sources`).
+        vocabulary: an encoder's vocabulary head, if an output of the space needs one.
+        labelled: the suites whose tasks are supervised outputs of the space.
+        transforms: the transform stage; None takes the defaults of `Transforms`.
+        dev_batch_size: held-out examples a step.
+        dev_split: the split that they are drawn from; None takes each task's first dev split.
+        dev_head: the head under the held-out gradient is ``"fitted"`` to the step's training features, or the
+            tasks' ``"own"``; language models have no head to fit.
+        dev_head_weight_decay: see `DevHead`.
+        share_heads: one head an output instead of one an objective.
+        head_dropout: dropout before the objectives' heads.
+        on_log: takes (step, weights) at each log of the training loss.
+        step: further arguments of `AuxiliaryStep`.
+        settings: further arguments of `MultiTaskTrainer`.
+
+    Raises:
+        UserError: the model cannot take objectives, or several processes train it.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel | GenerativeModel,
+        args: TrainingArguments,
+        suite: TaskSuite,
+        tokenizer: Any,
+        *,
+        weights: ObjectiveWeights,
+        sources: Mapping[str, Source],
+        vocabulary: VocabularyHead | None = None,
+        labelled: Mapping[str, Any] | None = None,
+        transforms: Transforms | None = None,
+        dev_batch_size: int = 32,
+        dev_split: str | None = None,
+        dev_head: Literal["fitted", "own"] = "fitted",
+        dev_head_weight_decay: float = 0.1,
+        share_heads: bool = True,
+        head_dropout: float = 0.1,
+        on_log: Callable[[int, ObjectiveWeights], None] | None = None,
+        step: Mapping[str, Any] | None = None,
+        **settings: Any,
+    ) -> None:
+        if args.world_size > 1:
+            raise UserError(f"auxiliary: objectives train in one process; this run has {args.world_size}")
+        body: Body = DecoderBody(model) if isinstance(model, GenerativeModel) else EncoderBody(model, vocabulary)
+        heads = ObjectiveHeads(
+            weights.space,
+            body.width,
+            labelled=labelled or {},
+            vocabulary=vocabulary,
+            share=share_heads,
+            dropout=head_dropout,
+        )
+        # A part of the model for as long as it is trained: optimizer, clipping and devices see the heads' parameters.
+        model.objectives = heads
+        super().__init__(model, args, suite, tokenizer, **settings)
+        self.objective_weights = weights
+        self.tally = Tally(len(weights.space))
+        self.auxiliary = AuxiliaryStep(
+            model,
+            body,
+            heads,
+            weights,
+            sources,
+            transforms or Transforms(tokenizer),
+            **{
+                "chunk": args.train_batch_size,
+                "autocast": self.compute_loss_context_manager,
+                "scaler": self.accelerator.scaler,
+                **(step or {}),
+            },
+        )
+        self.dev_batch_size = dev_batch_size
+        self.on_log = on_log
+        self._held_out = self._held_out_features(dev_split)
+        self._dev_head = (
+            DevHead(model.heads, dev_head_weight_decay)
+            if dev_head == "fitted" and isinstance(model, MultiTaskModel)
+            else None
+        )
+        self._passes: list[HeadInputs] = []
+        self._auxiliary_loss = torch.zeros((), device=args.device)
+        self._reported: set[int] = set()
+
+    def _held_out_features(self, split: str | None) -> list[Any]:
+        found = []
+        for task in self.suite:
+            name = split or task.dev_splits[0]
+            if (task.name, name) not in self.dev_features:
+                raise UserError(
+                    f"auxiliary.dev_split: task '{task.name}' has no dev split '{name}'; "
+                    f"it has {', '.join(task.dev_splits)}"
+                )
+            found.append(self.dev_features[task.name, name])
+        return found
+
+    # One step
+
+    def head_parameters(self) -> list[torch.nn.Parameter]:
+        return [*super().head_parameters(), *self.auxiliary.heads.parameters()]
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor | Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        with self._watch_heads(inputs):
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        balance, _ = self.objective_weights.balance()
+        return (balance * loss, outputs) if return_outputs else balance * loss
+
+    @contextmanager
+    def _watch_heads(self, inputs: dict[str, Tensor]) -> Iterator[None]:
+        """Keep what the tasks' heads are given in this pass, if a head is to be fitted to it."""
+        if self._dev_head is None or not self.objective_weights.learns:
+            yield
+            return
+        heads: Any = self.network.heads
+        token_level = heads.token.num_outputs > 0
+
+        def keep(_module: Any, args: tuple[Tensor, Tensor, Tensor]) -> None:
+            pooled, hidden, task = args
+            names = ("labels", "token_labels", "span_labels")
+            self._passes.append(
+                HeadInputs(
+                    pooled.detach(),
+                    hidden.detach() if token_level else hidden.detach()[:0],
+                    task,
+                    inputs["attention_mask"],
+                    {name: inputs[name] for name in names if name in inputs},
+                )
+            )
+
+        handle = heads.register_forward_pre_hook(keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Tensor | Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not self.accelerator.sync_gradients:
+            return loss
+        seed = (self.args.seed, self.state.global_step)
+        result = self.auxiliary(seed, self._dev_loss(seed) if self.objective_weights.learns else None)
+        self._passes.clear()
+        self._note(result)
+        if result.cosines is not None:
+            self.objective_weights.step()
+        return loss + result.loss.to(loss.device)
+
+    def _dev_loss(self, seed: tuple[int, int]) -> Callable[[], Tensor]:
+        """Return the held-out loss as a function: the best head's on a batch of this step's own."""
+        numbers = np.random.default_rng((*seed, 1))
+        each = -(-self.dev_batch_size // len(self._held_out))
+        items = [
+            item
+            for features in self._held_out
+            for item in features.__getitems__(numbers.permutation(len(features))[:each].tolist())
+        ]
+        batch: Any = self._prepare_inputs(self.inference.collator(items))
+
+        def loss() -> Tensor:
+            if self._dev_head is None:
+                return self.network(**batch)["loss"]
+            with _swapped(self.network, self._dev_head.fit(self._passes)):
+                return self.network(**batch)["loss"]
+
+        return loss
+
+    # The log
+
+    def _note(self, result: StepResult) -> None:
+        self.tally.note(result)
+        self._auxiliary_loss += result.loss.detach()
+        if result.cosines is None:
+            return
+        for index in self.tally.skipped_in(result):
+            if index not in self._reported:
+                self._reported.add(index)
+                warnings.warn(
+                    f"auxiliary: the gradient of {self.objective_weights.space[index].name} was not finite at step "
+                    f"{self.state.global_step}; it is left out whenever that happens, and counted",
+                    stacklevel=2,
+                )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the balance, the auxiliary loss and how many objectives were left out."""
+        if "loss" in logs:
+            primary, auxiliary = self.objective_weights.balance()
+            logs["weight/primary"], logs["weight/auxiliary"] = primary, auxiliary
+            logs["loss/auxiliary"] = self._auxiliary_loss.item() / max(self.args.logging_steps, 1)
+            self._auxiliary_loss.zero_()
+            if skipped := int(self.tally.skipped.sum()):
+                logs["skipped"] = skipped
+            if self.on_log is not None:
+                self.on_log(self.state.global_step, self.objective_weights)
+        super().log(logs, start_time)
+
+    # Checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir or self.checkpoints)
+        heads = {name: value.contiguous() for name, value in self.auxiliary.heads.state_dict().items()}
+        save_file(heads, folder / HEADS_FILE)
+        save_file(self.objective_weights.state_dict(), folder / WEIGHTS_FILE)
+        save_file(self.tally.state_dict(), folder / TALLY_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        folder = Path(resume_from_checkpoint)
+        self.auxiliary.heads.load_state_dict(load_file(folder / HEADS_FILE))
+        self.objective_weights.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        self.tally.load_state_dict(load_file(folder / TALLY_FILE))
+
+
+@contextmanager
+def _swapped(network: Any, heads: torch.nn.Module) -> Iterator[None]:
+    """Put other heads on a network for a while."""
+    own, network.heads = network.heads, heads
+    try:
+        yield
+    finally:
+        network.heads = own
