@@ -23,6 +23,7 @@ class Body(Protocol):
     name: str
     width: int
     dtype: torch.dtype
+    embedding: nn.Embedding
     network: MultiTaskModel | GenerativeModel
 
     def hidden(
@@ -77,6 +78,7 @@ class EncoderBody:
         self.name: str = type(base).__name__
         self.width: int = base.config.hidden_size
         self.dtype: torch.dtype = base.dtype
+        self.embedding: nn.Embedding = base.get_input_embeddings()
 
     def hidden(
         self,
@@ -93,7 +95,7 @@ class EncoderBody:
             inputs["token_type_ids"] = token_type_ids
         if self.network.conditions_on_task:
             inputs["task"] = task
-        with _noise(_base(self.network.encoder).get_input_embeddings(), noised, noise, generator):
+        with _noise(self.embedding, noised, noise, generator):
             return self.network.encoder(**inputs).last_hidden_state
 
     def pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
@@ -135,6 +137,7 @@ class DecoderBody:
         self.network = network
         self.width: int = base.config.hidden_size
         self.dtype: torch.dtype = base.dtype
+        self.embedding: nn.Embedding = base.get_input_embeddings()
         self._stack: Any = getattr(base, base.base_model_prefix)
         self._head = shell(base)
 
@@ -150,7 +153,7 @@ class DecoderBody:
     ) -> Tensor:
         if attention_mask.dim() == 2:  # which the model would take for a causal row
             attention_mask = additive(all_see_all(attention_mask), self.dtype)
-        with _noise(self._stack.get_input_embeddings(), noised, noise, generator):
+        with _noise(self.embedding, noised, noise, generator):
             return self._stack(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
     def pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
