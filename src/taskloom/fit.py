@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -27,7 +27,10 @@ from taskloom.sampling import Proportional, Sampling, Sequential, Temperature, U
 from taskloom.tasks import Task, TaskSuite
 from taskloom.training import SCORES_FILE, MultiTaskTrainer
 
-__all__ = ["evaluate", "fit"]
+if TYPE_CHECKING:
+    from taskloom.auxiliary.fit import AuxiliaryObjectives
+
+__all__ = ["evaluate", "fit", "train"]
 
 Model = MultiTaskModel | GenerativeModel
 
@@ -56,15 +59,32 @@ def fit(recipe: Recipe, resume: bool = False, quiet: bool = False) -> RunFolder:
     suite = build_suite(recipe)
     _require_splits(suite)
     model = build_model(recipe, list(suite))
+    tokenizer = recipe_tokenizer(recipe)
+    _require_vocabulary(recipe, tokenizer, model)
     if recipe.data.on_too_long == "error":
         refuse_long_examples(recipe, suite, model)
+    objectives = _objectives(recipe, suite, model, tokenizer, console)
     with RunFolder.create(recipe.output, recipe, resume) as run:
         if run.finished:
             console.print(f"{run.path} is finished: there is nothing to resume.")
             return run
-        step = _train(recipe, run, suite, model, console)
+        if objectives is None:
+            step = train(recipe, run, suite, model, tokenizer, console)
+        else:
+            step = objectives.train(recipe, run, suite, model, tokenizer, console)
         _conclude(recipe, run, suite, step, console)
     return run
+
+
+def _objectives(
+    recipe: Recipe, suite: TaskSuite, model: Model, tokenizer: Any, console: Console
+) -> "AuxiliaryObjectives | None":
+    """Make the auxiliary objectives that the recipe names, if it names any."""
+    if recipe.auxiliary.space is None:
+        return None
+    from taskloom.auxiliary.fit import build_objectives
+
+    return build_objectives(recipe, suite, model, tokenizer, console)
 
 
 def _require_splits(suite: TaskSuite) -> None:
@@ -91,13 +111,34 @@ def _require_vocabulary(recipe: Recipe, tokenizer: Any, model: Model) -> None:
         )
 
 
-def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: Model, console: Console) -> int:
-    """Train, and return the step of the best model."""
+def train(
+    recipe: Recipe,
+    run: RunFolder,
+    suite: TaskSuite,
+    model: Model,
+    tokenizer: Any,
+    console: Console,
+    trainer_class: type[MultiTaskTrainer] = MultiTaskTrainer,
+    **further: Any,
+) -> int:
+    """Train, or go on from the latest checkpoint, and return the step of the best model.
+
+    Args:
+        recipe: all settings.
+        run: where checkpoints, metrics and the best model go.
+        suite: the tasks and their data.
+        model: the model.
+        tokenizer: its tokenizer.
+        console: for messages and the progress line.
+        trainer_class: the trainer.
+        further: arguments of the trainer that the recipe's common sections do not give.
+
+    Raises:
+        KeyboardInterrupt: the training was interrupted; a checkpoint has been written.
+    """
     settings = recipe.training
-    tokenizer = recipe_tokenizer(recipe)
-    _require_vocabulary(recipe, tokenizer, model)
     stop, progress = GracefulStop(console), ProgressLine(console)
-    trainer = MultiTaskTrainer(
+    trainer = trainer_class(
         model,
         _training_arguments(recipe, run),
         suite,
@@ -119,6 +160,7 @@ def _train(recipe: Recipe, run: RunFolder, suite: TaskSuite, model: Model, conso
         stride=recipe.data.stride,
         pad_to=recipe.data.pad_to,
         callbacks=[MetricsWriter(run.append_metrics), stop, progress],
+        **further,
     )
     trained, total = model.trainable_parameters()
     console.print(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from taskloom.auxiliary.batch import BLOCKS
-from taskloom.auxiliary.space import SENTENCE_OUTPUTS, Objective
+from taskloom.auxiliary.space import Objective
+from taskloom.auxiliary.stages import SENTENCE_OUTPUTS
 
 __all__ = ["Share", "View", "plan_step", "view_of"]
 

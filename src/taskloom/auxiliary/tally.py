@@ -9,7 +9,11 @@ __all__ = ["Tally"]
 
 
 class Tally:
-    """Counts and sums an objective, ``[objectives]``, on the CPU.
+    """Counts and sums an objective, ``[objectives]``, on the device of the training: nothing is read back.
+
+    Args:
+        objectives: their number.
+        device: the device.
 
     Attributes:
         sampled: steps that it was sampled in.
@@ -20,19 +24,19 @@ class Tally:
 
     NAMES = ("sampled", "skipped", "cosines", "losses")
 
-    def __init__(self, objectives: int) -> None:
-        self.sampled = torch.zeros(objectives, dtype=torch.long)
-        self.skipped = torch.zeros(objectives, dtype=torch.long)
-        self.cosines = torch.zeros(objectives, dtype=torch.float64)
-        self.losses = torch.zeros(objectives, dtype=torch.float64)
+    def __init__(self, objectives: int, device: torch.device | str = "cpu") -> None:
+        self.sampled = torch.zeros(objectives, dtype=torch.long, device=device)
+        self.skipped = torch.zeros(objectives, dtype=torch.long, device=device)
+        self.cosines = torch.zeros(objectives, dtype=torch.float64, device=device)
+        self.losses = torch.zeros(objectives, dtype=torch.float64, device=device)
 
     def note(self, result: StepResult) -> None:
         """Count a step."""
-        index = torch.tensor(result.sampled)
-        losses = result.losses.cpu().double()
+        index = torch.tensor(result.sampled, device=self.sampled.device)
+        losses = result.losses.double()
         self.sampled[index] += 1
         if result.cosines is not None:
-            cosines = result.cosines.cpu().double()
+            cosines = result.cosines.double()
             finite = cosines.isfinite()
             self.skipped[index] += ~finite
             self.cosines[index] += cosines.nan_to_num(0.0)
@@ -58,4 +62,4 @@ class Tally:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continue from what `state_dict` returned."""
         for name in self.NAMES:
-            setattr(self, name, state[name].clone())
+            getattr(self, name).copy_(state[name])

@@ -7,7 +7,7 @@ for it, no gradient of a single objective.
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -30,7 +30,7 @@ from taskloom.auxiliary.weights import ObjectiveWeights
 from taskloom.errors import UserError
 from taskloom.generative import GenerativeModel
 from taskloom.model import MultiTaskModel
-from taskloom.tasks import TaskSuite
+from taskloom.tasks import Task, TaskSuite
 from taskloom.training import MultiTaskTrainer
 
 __all__ = ["AuxiliaryTrainer"]
@@ -48,7 +48,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         weights: the objectives' weights, and with them the search space.
         sources: rows for each value of the space's data stage (`taskloom.auxiliary.sources.build_sources`).
         vocabulary: an encoder's vocabulary head, if an output of the space needs one.
-        labelled: the suites whose tasks are supervised outputs of the space.
+        labelled: the tasks that are supervised outputs of the space.
         transforms: the transform stage; None takes the defaults of `Transforms`.
         dev_batch_size: held-out examples a step.
         dev_split: the split that they are drawn from; None takes each task's first dev split.
@@ -75,7 +75,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         weights: ObjectiveWeights,
         sources: Mapping[str, Source],
         vocabulary: VocabularyHead | None = None,
-        labelled: Mapping[str, Any] | None = None,
+        labelled: Sequence[Task] = (),
         transforms: Transforms | None = None,
         dev_batch_size: int = 32,
         dev_split: str | None = None,
@@ -93,7 +93,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         heads = ObjectiveHeads(
             weights.space,
             body.width,
-            labelled=labelled or {},
+            labelled=labelled,
             vocabulary=vocabulary,
             share=share_heads,
             dropout=head_dropout,
@@ -102,7 +102,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         model.objectives = heads
         super().__init__(model, args, suite, tokenizer, **settings)
         self.objective_weights = weights
-        self.tally = Tally(len(weights.space))
+        self.tally = Tally(len(weights.space), args.device)
         self.auxiliary = AuxiliaryStep(
             model,
             body,
