@@ -69,10 +69,10 @@ def fit(recipe: Recipe, resume: bool = False, quiet: bool = False) -> RunFolder:
             console.print(f"{run.path} is finished: there is nothing to resume.")
             return run
         if objectives is None:
-            step = train(recipe, run, suite, model, tokenizer, console)
+            trainer = train(recipe, run, suite, model, tokenizer, console)
         else:
-            step = objectives.train(recipe, run, suite, model, tokenizer, console)
-        _conclude(recipe, run, suite, step, console)
+            trainer = objectives.train(recipe, run, suite, model, tokenizer, console)
+        _conclude(recipe, run, suite, trainer.best_step, console)
     return run
 
 
@@ -120,8 +120,8 @@ def train(
     console: Console,
     trainer_class: type[MultiTaskTrainer] = MultiTaskTrainer,
     **further: Any,
-) -> int:
-    """Train, or go on from the latest checkpoint, and return the step of the best model.
+) -> MultiTaskTrainer:
+    """Train, or go on from the latest checkpoint, and return the trainer in its last state.
 
     Args:
         recipe: all settings.
@@ -173,7 +173,9 @@ def train(
     if checkpoint:
         console.print(f"Resuming after step {state.global_step}.")
     run.truncate_metrics(state.global_step)
-    if not (checkpoint and trainer.is_over(state)):
+    if checkpoint and trainer.is_over(state):
+        trainer.restore(checkpoint, state)
+    else:
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
@@ -181,9 +183,8 @@ def train(
             stop.restore()
         if stop.requested:
             raise KeyboardInterrupt
-        state = trainer.state
     tokenizer.save_pretrained(str(run.model_folder / model.backbone_folder))
-    return state.best_global_step or state.global_step
+    return trainer
 
 
 def _conclude(recipe: Recipe, run: RunFolder, suite: TaskSuite, step: int, console: Console) -> None:

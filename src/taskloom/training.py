@@ -294,7 +294,17 @@ class MultiTaskTrainer(Trainer):
         """Return whether a checkpoint with this state is the last one: resuming from it would train a step too many."""
         return state.global_step >= state.max_steps or self._is_out_of_patience(state)
 
+    @property
+    def best_step(self) -> int:
+        """The step of the best model, or the last one if nothing was evaluated."""
+        return self.state.best_global_step or self.state.global_step
+
     # Checkpoints
+
+    def restore(self, checkpoint: Path, state: TrainerState) -> None:
+        """Take over a checkpoint, and its `state`, without training on from it."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = state
 
     _staging: Path | None = None
 
