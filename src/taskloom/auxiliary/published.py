@@ -58,7 +58,7 @@ def _with_tasks(name: str, space: Mapping[str, Any], labelled: Sequence[str] | N
         if found is None:
             raise RecipeError(
                 f"search space '{name}' needs the labelled task '{needed}', and the tasks are "
-                f"{', '.join(labelled or ()) or 'none'}: add it to auxiliary.tasks under this name, or take another space"
+                f"{', '.join(labelled or ()) or 'none'}: add it under this name, or take another space"
             )
         names[needed] = found
     return _replaced(space, names)

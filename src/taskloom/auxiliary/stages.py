@@ -36,7 +36,7 @@ OUTPUTS = (*TOKEN_OUTPUTS, *SENTENCE_OUTPUTS)
 _WORDS = dict(zip(STAGES, (DATA, TRANSFORMS, REPRESENTATIONS, OUTPUTS), strict=True))
 
 #: The published spellings that are more than another way to write the word (`In-Domain`, `TFIDF`, `DENOISE`).
-_PUBLISHED = {
+_PUBLISHED: dict[str, dict[str, str]] = {
     "data": {},
     "transform": {"noisyembed": "noisy-embedding"},
     "representation": {"none": "bidirectional"},
