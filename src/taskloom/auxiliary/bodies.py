@@ -1,5 +1,6 @@
 """What all objectives share: the network from token ids to hidden states, whatever its family."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -139,6 +140,7 @@ class DecoderBody:
         self.dtype: torch.dtype = base.dtype
         self.embedding: nn.Embedding = base.get_input_embeddings()
         self._stack: Any = getattr(base, base.base_model_prefix)
+        self._takes_positions = "position_ids" in inspect.signature(self._stack.forward).parameters
         self._head = shell(base)
 
     def hidden(
@@ -153,8 +155,11 @@ class DecoderBody:
     ) -> Tensor:
         if attention_mask.dim() == 2:  # which the model would take for a causal row
             attention_mask = additive(all_see_all(attention_mask), self.dtype)
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        if self._takes_positions:  # which some would count by a mask of two dimensions
+            inputs["position_ids"] = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
         with _noise(self.embedding, noised, noise, generator):
-            return self._stack(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+            return self._stack(**inputs).last_hidden_state
 
     def pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
         last = self.pooled_position(attention_mask)
