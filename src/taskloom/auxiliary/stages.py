@@ -33,7 +33,7 @@ SENTENCE_OUTPUTS = (
 )
 OUTPUTS = (*TOKEN_OUTPUTS, *SENTENCE_OUTPUTS)
 
-_WORDS = dict(zip(STAGES, (DATA, TRANSFORMS, REPRESENTATIONS, OUTPUTS), strict=True))
+_WORDS: dict[str, tuple[str, ...]] = dict(zip(STAGES, (DATA, TRANSFORMS, REPRESENTATIONS, OUTPUTS), strict=True))
 
 #: The published spellings that are more than another way to write the word (`In-Domain`, `TFIDF`, `DENOISE`).
 _PUBLISHED: dict[str, dict[str, str]] = {
