@@ -11,7 +11,7 @@ from taskloom.auxiliary.leaks import refuse_leaks
 from taskloom.auxiliary.views import ORDERED, REPRESENTATIONS, additive, all_see_all, visibility
 from taskloom.errors import RecipeError
 from taskloom.model import MultiTaskModel
-from tests.auxiliary.support import (
+from tests.auxiliary.tiny_bodies import (
     DECODERS,
     ENCODERS,
     TASK,
