@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from transformers import TrainingArguments
 from taskloom.auxiliary.bodies import Body, DecoderBody, EncoderBody
 from taskloom.auxiliary.dev_head import DevHead, HeadInputs
 from taskloom.auxiliary.heads import ObjectiveHeads
-from taskloom.auxiliary.sources import Source
 from taskloom.auxiliary.step import AuxiliaryStep, StepResult
 from taskloom.auxiliary.tally import Tally
 from taskloom.auxiliary.transforms import Transforms
@@ -32,6 +31,9 @@ from taskloom.generative import GenerativeModel
 from taskloom.model import MultiTaskModel
 from taskloom.tasks import Task, TaskSuite
 from taskloom.training import MultiTaskTrainer
+
+if TYPE_CHECKING:
+    from taskloom.auxiliary.sources import Source
 
 __all__ = ["AuxiliaryTrainer"]
 
@@ -73,7 +75,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         tokenizer: Any,
         *,
         weights: ObjectiveWeights,
-        sources: Mapping[str, Source],
+        sources: "Mapping[str, Source]",
         vocabulary: VocabularyHead | None = None,
         labelled: Sequence[Task] = (),
         transforms: Transforms | None = None,
