@@ -100,6 +100,7 @@ class PublishedAuxiliary:
         self.balance, self.balance_gradient = torch.zeros(2), torch.zeros(2)
         self.rates, self.step_every, self.steps = (primary_lr, auxiliary_lr), step_every, 0
         self.accumulation, self.dev_iterations, self.idle_logits = accumulation, dev_iterations, idle_logits
+        self.dev_passes = 0  # of the latest fit
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         if not self.idle_logits:
@@ -116,7 +117,8 @@ class PublishedAuxiliary:
         parameters = list(head.parameters())
         optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), lr=1e-2, weight_decay=0.1)
         before = 1e10
-        for _ in range(self.dev_iterations):
+        for iteration in range(self.dev_iterations):
+            self.dev_passes = iteration + 1
             loss = self.class_loss(head, batch)
             for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                 parameter.grad = gradient
