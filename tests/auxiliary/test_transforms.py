@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from taskloom.auxiliary.batch import RowBatch
-from taskloom.auxiliary.transforms import TRANSFORMS, Transforms
+from taskloom.auxiliary.stages import TRANSFORMS
+from taskloom.auxiliary.transforms import Transforms
 from taskloom.errors import RecipeError
 from tests.auxiliary.tiny_bodies import generator, rows
 

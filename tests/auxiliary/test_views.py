@@ -8,7 +8,8 @@ from transformers import AutoModel, DebertaV2Config
 
 from taskloom.auxiliary.bodies import EncoderBody
 from taskloom.auxiliary.leaks import refuse_leaks
-from taskloom.auxiliary.views import ORDERED, REPRESENTATIONS, additive, all_see_all, visibility
+from taskloom.auxiliary.stages import REPRESENTATIONS
+from taskloom.auxiliary.views import additive, all_see_all, visibility
 from taskloom.errors import RecipeError
 from taskloom.model import MultiTaskModel
 from tests.auxiliary.tiny_bodies import (
@@ -23,6 +24,7 @@ from tests.auxiliary.tiny_bodies import (
     states,
 )
 
+ORDERED = REPRESENTATIONS[1:]
 REAL = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
 
 

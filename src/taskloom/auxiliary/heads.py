@@ -18,7 +18,6 @@ Each head is a dropout and a linear layer, as the tasks' own; the published ones
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,20 +25,17 @@ from torch.nn import functional as F
 
 from taskloom.auxiliary.batch import RowBatch
 from taskloom.auxiliary.bodies import Body
+from taskloom.auxiliary.space import Objective
+from taskloom.auxiliary.stages import TOKEN_OUTPUTS
 from taskloom.auxiliary.vocabulary import VocabularyHead
 from taskloom.errors import RecipeError
 from taskloom.heads import IGNORED, TaskHeads
 from taskloom.tasks import Task
 
-if TYPE_CHECKING:
-    from taskloom.auxiliary.space import Objective
-
-__all__ = ["TOKEN_OUTPUTS", "VOCABULARY_OUTPUTS", "ObjectiveHeads"]
+__all__ = ["VOCABULARY_OUTPUTS", "ObjectiveHeads"]
 
 #: Outputs that a body's vocabulary head predicts.
 VOCABULARY_OUTPUTS = ("denoise", "fastsent")
-#: Outputs predicted of single tokens, which a view's order therefore concerns.
-TOKEN_OUTPUTS = ("denoise", "tf", "tfidf", "cap")
 
 _TOKEN_CLASSES = {"tf": 4, "cap": 2, "tfidf": 1}
 _ROW_CLASSES = {"adjacent-sentence": 3, "sentence-order": 2, "sentence-continuity": 2, "next-sentence": 2}
@@ -66,7 +62,7 @@ class ObjectiveHeads(nn.Module):
 
     def __init__(
         self,
-        objectives: "Sequence[Objective]",
+        objectives: Sequence[Objective],
         width: int,
         *,
         labelled: Sequence[Task] = (),
@@ -85,7 +81,7 @@ class ObjectiveHeads(nn.Module):
             if (key := self._key(objective)) not in self.heads and objective.output not in VOCABULARY_OUTPUTS:
                 self.heads[key] = self._head(objective.output)
 
-    def _key(self, objective: "Objective") -> str:
+    def _key(self, objective: Objective) -> str:
         # Modules' names have no dots, and none is called like a method.
         return "of:" + (objective.output if self.share else objective.name).replace(".", "%2E")
 
@@ -108,7 +104,7 @@ class ObjectiveHeads(nn.Module):
 
     def loss(
         self,
-        objective: "Objective",
+        objective: Objective,
         states: Tensor,
         pooled: Tensor,
         batch: RowBatch,
@@ -145,7 +141,7 @@ class ObjectiveHeads(nn.Module):
             total = self._supervised(objective, states, pooled, batch)
         return total / count.clamp(min=1), count
 
-    def count(self, objective: "Objective", batch: RowBatch, counted: Tensor, predictor: Tensor) -> Tensor:
+    def count(self, objective: Objective, batch: RowBatch, counted: Tensor, predictor: Tensor) -> Tensor:
         """Return over how many tokens, words or rows `loss` is a mean, an int tensor; arguments as there."""
         output = objective.output
         if output in TOKEN_OUTPUTS:
@@ -162,7 +158,7 @@ class ObjectiveHeads(nn.Module):
             wanted = wanted & (batch.targets[output] != IGNORED)
         return wanted & (predictor >= 0)
 
-    def _supervised(self, objective: "Objective", states: Tensor, pooled: Tensor, batch: RowBatch) -> Tensor:
+    def _supervised(self, objective: Objective, states: Tensor, pooled: Tensor, batch: RowBatch) -> Tensor:
         heads = self.heads[self._key(objective)]
         assert isinstance(heads, TaskHeads)
         targets = batch.targets[objective.output]

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from taskloom.auxiliary.batch import RowBatch
+from taskloom.auxiliary.stages import TRANSFORMS
 from taskloom.errors import RecipeError
 
-__all__ = ["TRANSFORMS", "Corrupted", "Transforms"]
-
-TRANSFORMS = ("none", "replace", "mask", "noisy-embedding", "bert")
+__all__ = ["Corrupted", "Transforms"]
 
 #: What the mixture draws from, in the order of its probabilities.
 MIXED = ("none", "replace", "mask")
@@ -80,7 +79,7 @@ class Transforms:
 
         Args:
             batch: the rows.
-            transform: one of `TRANSFORMS`.
+            transform: one of `taskloom.auxiliary.stages.TRANSFORMS`.
             logit: the learned logit of the transform, which tilts the mixture; a pure transform ignores it.
             generator: draws, on the CPU.
             probability: another share of the words than `self.probability`.

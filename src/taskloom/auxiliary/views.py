@@ -18,11 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["ORDERED", "REPRESENTATIONS", "Visibility", "additive", "all_see_all", "visibility"]
+from taskloom.auxiliary.stages import REPRESENTATIONS
 
-#: The representations with an order.
-ORDERED = ("left-to-right", "right-to-left", "random-factorized")
-REPRESENTATIONS = ("bidirectional", *ORDERED)
+__all__ = ["Visibility", "additive", "all_see_all", "visibility"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ def visibility(
     """Return the view of rows by a representation.
 
     Args:
-        representation: one of `REPRESENTATIONS`.
+        representation: one of `taskloom.auxiliary.stages.REPRESENTATIONS`.
         attention_mask: ``[rows, tokens]``, 0 on padding.
         generator: draws the orders and what is seen, on the CPU.
         pooled: ``[rows]``, the position that a row's vector is read from (`Body.pooled_position`): last in a random
