@@ -39,10 +39,10 @@ class HeadInputs:
     attention_mask: Tensor
     targets: dict[str, Tensor]
 
-    def cpu(self) -> "HeadInputs":
-        """Return the same on the CPU in float32."""
+    def double(self) -> "HeadInputs":
+        """Return the same on the CPU in float64."""
         targets = {name: value.cpu() for name, value in self.targets.items()}
-        parts = (self.pooled.cpu().float(), self.hidden.cpu().float(), self.task.cpu(), self.attention_mask.cpu())
+        parts = (self.pooled.cpu().double(), self.hidden.cpu().double(), self.task.cpu(), self.attention_mask.cpu())
         return HeadInputs(*parts, targets)
 
 
@@ -56,7 +56,7 @@ class DevHead:
 
     def __init__(self, heads: TaskHeads, weight_decay: float = 0.1) -> None:
         self.weight_decay = weight_decay
-        self.heads = copy.deepcopy(heads).cpu().float().eval()
+        self.heads = copy.deepcopy(heads).cpu().double().eval()
 
     def fit(self, passes: Sequence[HeadInputs]) -> TaskHeads:
         """Return heads fitted to the features of some passes, on the features' device.
@@ -64,7 +64,7 @@ class DevHead:
         The fit runs on the CPU, where these small problems belong: a GPU would wait at each of its line searches.
         """
         device = passes[0].pooled.device
-        inputs = [each.cpu() for each in passes]
+        inputs = [each.double() for each in passes]
         with torch.enable_grad():
             for parameter in self.heads.parameters():
                 parameter.data.zero_()
@@ -72,7 +72,7 @@ class DevHead:
                 self._solve(inputs)
             else:
                 self._minimise(inputs)
-        fitted = copy.deepcopy(self.heads).to(device)
+        fitted = copy.deepcopy(self.heads).to(device, torch.float32)
         return fitted.requires_grad_(False)
 
     def loss(self, inputs: Sequence[HeadInputs]) -> Tensor:
@@ -110,7 +110,7 @@ class DevHead:
 
     def _solve(self, inputs: Sequence[HeadInputs]) -> None:
         """Ridge regression: each task's own rows, centred, so that the bias stays free."""
-        pooled = torch.cat([each.pooled for each in inputs]).double()
+        pooled = torch.cat([each.pooled for each in inputs])
         values = torch.cat([each.targets["labels"] for each in inputs]).double()
         tasks = torch.cat([each.task for each in inputs])
         linear = self.heads.sequence.linear
@@ -124,5 +124,5 @@ class DevHead:
             penalty = self.weight_decay * len(targets) * len(present) / 2
             system = centred.T @ centred + penalty * torch.eye(len(mean), dtype=torch.float64)
             solution = torch.linalg.solve(system, centred.T @ (targets - centre))
-            linear.weight.data[row] = solution.float()
-            linear.bias.data[row] = (centre - mean @ solution).float()
+            linear.weight.data[row] = solution
+            linear.bias.data[row] = centre - mean @ solution

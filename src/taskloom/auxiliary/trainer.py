@@ -21,6 +21,7 @@ from transformers import TrainingArguments
 from taskloom.auxiliary.bodies import Body, DecoderBody, EncoderBody
 from taskloom.auxiliary.dev_head import DevHead, HeadInputs
 from taskloom.auxiliary.heads import ObjectiveHeads
+from taskloom.auxiliary.history import WeightLog
 from taskloom.auxiliary.step import AuxiliaryStep, StepResult
 from taskloom.auxiliary.tally import Tally
 from taskloom.auxiliary.transforms import Transforms
@@ -59,7 +60,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         dev_head_weight_decay: see `DevHead`.
         share_heads: one head an output instead of one an objective.
         head_dropout: dropout before the objectives' heads.
-        on_log: takes (step, weights) at each log of the training loss.
+        history: takes in the weights at each log of the training loss.
         step: further arguments of `AuxiliaryStep`.
         settings: further arguments of `MultiTaskTrainer`.
 
@@ -85,7 +86,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         dev_head_weight_decay: float = 0.1,
         share_heads: bool = True,
         head_dropout: float = 0.1,
-        on_log: Callable[[int, ObjectiveWeights], None] | None = None,
+        history: WeightLog | None = None,
         step: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
@@ -120,7 +121,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
             },
         )
         self.dev_batch_size = dev_batch_size
-        self.on_log = on_log
+        self.history = history
         self._held_out = self._held_out_features(dev_split)
         self._dev_head = (
             DevHead(model.heads, dev_head_weight_decay)
@@ -246,8 +247,8 @@ class AuxiliaryTrainer(MultiTaskTrainer):
             self._auxiliary_loss.zero_()
             if skipped := int(self.tally.skipped.sum()):
                 logs["skipped"] = skipped
-            if self.on_log is not None:
-                self.on_log(self.state.global_step, self.objective_weights)
+            if self.history is not None:
+                self.history.append(self.state.global_step, self.objective_weights)
         super().log(logs, start_time)
 
     # Checkpoints

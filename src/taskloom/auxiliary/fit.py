@@ -1,0 +1,218 @@
+"""From a recipe to its auxiliary objectives, and a training with them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+
+from taskloom.auxiliary.bodies import Body, DecoderBody, EncoderBody
+from taskloom.auxiliary.finetune import record_results
+from taskloom.auxiliary.heads import VOCABULARY_OUTPUTS
+from taskloom.auxiliary.history import HISTORY_FILE, WeightLog
+from taskloom.auxiliary.leaks import refuse_leaks
+from taskloom.auxiliary.ranking import RANKING_FILE, rank_objectives, ranking_table, write_ranking
+from taskloom.auxiliary.sources import Source, build_sources, unavailable
+from taskloom.auxiliary.space import SearchSpace
+from taskloom.auxiliary.trainer import AuxiliaryTrainer
+from taskloom.auxiliary.transforms import Transforms
+from taskloom.auxiliary.vocabulary import VocabularyHead, load_vocabulary_head
+from taskloom.auxiliary.weights import ObjectiveWeights
+from taskloom.errors import DataError, RecipeError
+from taskloom.fit import train
+from taskloom.generative import GenerativeModel
+from taskloom.model import MultiTaskModel
+from taskloom.recipe import Recipe
+from taskloom.report.objectives import plot_objectives
+from taskloom.runs import RunFolder
+from taskloom.tasks import Task, TaskSuite
+
+__all__ = ["WEIGHTS_FILE", "AuxiliaryObjectives", "build_objectives"]
+
+#: The learned weights in a run folder, which another run may start from.
+WEIGHTS_FILE = "objective_weights.safetensors"
+
+Model = MultiTaskModel | GenerativeModel
+
+
+@dataclass(frozen=True)
+class AuxiliaryObjectives:
+    """What a training with auxiliary objectives needs besides the tasks; `build_objectives` makes it."""
+
+    weights: ObjectiveWeights
+    sources: Mapping[str, Source]
+    labelled: tuple[Task, ...]
+    vocabulary: VocabularyHead | None
+    transforms: Transforms
+
+    def train(
+        self, recipe: Recipe, run: RunFolder, suite: TaskSuite, model: Model, tokenizer: Any, console: Console
+    ) -> AuxiliaryTrainer:
+        """Train the tasks beside the objectives, write what their weights became, then finish on the tasks alone.
+
+        Raises:
+            KeyboardInterrupt: the training was interrupted; a checkpoint has been written.
+        """
+        settings = recipe.auxiliary
+        log = WeightLog(run.path / HISTORY_FILE)
+        log.truncate(_step_of(run.latest_checkpoint()))
+        trainer = train(
+            recipe,
+            run,
+            suite,
+            model,
+            tokenizer,
+            console,
+            AuxiliaryTrainer,
+            weights=self.weights,
+            sources=self.sources,
+            vocabulary=self.vocabulary,
+            labelled=self.labelled,
+            transforms=self.transforms,
+            dev_batch_size=settings.dev_batch_size,
+            dev_split=settings.dev_split,
+            dev_head=settings.dev_head,
+            dev_head_weight_decay=settings.dev_head_weight_decay,
+            share_heads=settings.share_heads,
+            head_dropout=settings.head_dropout,
+            history=log,
+            step={
+                "rows": settings.batch_size,
+                "objectives_per_step": settings.objectives_per_step,
+                "split": settings.rows,
+                "density": settings.density,
+                "order_probability": settings.order_probability,
+                "noise": settings.noise,
+                "max_grad_norm": settings.max_grad_norm,
+                "cosine_layers": settings.cosine_layers,
+            },
+        )
+        assert isinstance(trainer, AuxiliaryTrainer)
+        self.weights.save(run.path / WEIGHTS_FILE)
+        ranked = rank_objectives(self.weights, trainer.tally)
+        write_ranking(ranked, run.path / RANKING_FILE)
+        plot_objectives(run.path / HISTORY_FILE, run.path)
+        console.print(ranking_table(ranked))
+        del model.objectives  # the objectives' heads have had their time
+        record_results(recipe, run, suite, model, tokenizer, console)
+        return trainer
+
+
+def build_objectives(
+    recipe: Recipe, suite: TaskSuite, model: Model, tokenizer: Any, console: Console
+) -> AuxiliaryObjectives:
+    """Read the search space, make the sources of its text, and load what its outputs need.
+
+    Objectives that the data cannot serve are dropped, and the console says so.
+
+    Raises:
+        UserError: a mistake in the space or its data, an objective that was asked for by name and cannot be made, or
+            a model that cannot take objectives.
+    """
+    settings = recipe.auxiliary
+    labelled = _labelled_suite(recipe, suite)
+    names = [*suite.names, *(labelled.names if labelled is not None else ())]
+    assert settings.space is not None
+    space = SearchSpace.read(settings.space, names)
+    if settings.objectives is not None:
+        space = space.restrict([space.find(name) for name in settings.objectives])
+    body: Body = DecoderBody(model) if isinstance(model, GenerativeModel) else EncoderBody(model)
+    sources = build_sources(
+        space,
+        suite=suite,
+        tokenizer=tokenizer,
+        max_length=settings.max_length or recipe.data.max_length,
+        paths={"in-domain": _paths(settings.in_domain), "out-domain": _paths(settings.out_domain)},
+        neural_lm=recipe.neural_lm,
+        labelled=labelled,
+        stride=recipe.data.stride,
+        seed=recipe.seed,
+        console=console,
+    )
+    space = _possible(recipe, space, sources, tokenizer, console)
+    refuse_leaks(body, [view for view in space.representations if view != "bidirectional"])
+    weights = ObjectiveWeights(
+        space,
+        primary_lr=settings.primary_lr,
+        auxiliary_lr=settings.auxiliary_lr,
+        update=settings.update,
+        step_every=settings.step_every,
+        factored=settings.factored,
+    )
+    if settings.warm_start is not None:
+        weights.load_logits(settings.warm_start / WEIGHTS_FILE)
+    own = {task.name: task for task in (*suite, *(labelled or ()))}
+    return AuxiliaryObjectives(
+        weights,
+        sources,
+        tuple(own[name] for name in space.outputs if name in own),
+        _vocabulary(recipe, space, model, console),
+        Transforms(tokenizer, settings.probability, settings.pure_transform, settings.transform_temperature),
+    )
+
+
+def _labelled_suite(recipe: Recipe, suite: TaskSuite) -> TaskSuite | None:
+    """Read the further labelled tasks."""
+    if not recipe.auxiliary.tasks:
+        return None
+    labelled = TaskSuite.load(
+        recipe.auxiliary.tasks,
+        data_dir=recipe.data.dir,
+        cache_dir=recipe.data.cache,
+        limits=recipe.data.limits,
+        seed=recipe.seed,
+    )
+    for task in labelled:
+        if task.name in suite.names:
+            raise RecipeError(f"auxiliary.tasks: '{task.name}' is one of `tasks` already; give it another name")
+        if "train" not in task.splits:
+            raise DataError(f"auxiliary.tasks: task '{task.name}' has no train split, only {', '.join(task.splits)}")
+    return labelled
+
+
+def _possible(
+    recipe: Recipe, space: SearchSpace, sources: Mapping[str, Source], tokenizer: Any, console: Console
+) -> SearchSpace:
+    """Drop the objectives that cannot be made; refuse if one was asked for by name, or none is left."""
+    reasons = unavailable(space, sources, tokenizer)
+    if not reasons:
+        return space
+    if recipe.auxiliary.objectives is not None:
+        objective, reason = next(iter(reasons.items()))
+        raise RecipeError(f"auxiliary.objectives: {objective.name} cannot be made ({reason}). Leave it out.")
+    counts = {reason: sum(each == reason for each in reasons.values()) for reason in dict.fromkeys(reasons.values())}
+    if len(reasons) == len(space):
+        raise RecipeError(
+            f"auxiliary.space: none of its {len(space)} objectives can be made: "
+            + "; ".join(f"{count} for {reason}" for reason, count in counts.items())
+        )
+    for reason, count in counts.items():
+        console.print(f"Dropped {count} objective{'s' * (count > 1)}: {reason}.", highlight=False)
+    return space.restrict([objective for objective in space if objective not in reasons])
+
+
+def _vocabulary(recipe: Recipe, space: SearchSpace, model: Model, console: Console) -> VocabularyHead | None:
+    if isinstance(model, GenerativeModel) or not set(space.outputs) & set(VOCABULARY_OUTPUTS):
+        return None
+    settings = recipe.model
+    head = load_vocabulary_head(
+        settings.path,
+        model.encoder,
+        revision=settings.revision,
+        dtype=settings.dtype,
+        trust_remote_code=settings.trust_remote_code,
+    )
+    if not head.pretrained:
+        console.print(f"'{settings.path}' has no pretrained vocabulary head: denoising starts with a fresh one.")
+    return head
+
+
+def _paths(given: Path | list[Path] | None) -> list[Path]:
+    return given if isinstance(given, list) else [] if given is None else [given]
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).global_step if checkpoint else 0
