@@ -24,7 +24,7 @@ from taskloom.tasks.kinds import GENERATIVE_KINDS
 from taskloom.tasks.task import Task
 from taskloom.tasks.windows import NoRoomError, encode_windows
 
-__all__ = ["Tokenising", "build_features", "cached_features"]
+__all__ = ["Tokenising", "build_features", "cached_features", "tokenizer_content"]
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ def _warn_once(message: str) -> None:
 
 def _content_key(task: Task, split: str, examples: Examples, settings: Tokenising) -> str:
     """Return a hash of all that the items depend on."""
-    tokenizer = _tokenizer_content(settings.tokenizer)
+    tokenizer = tokenizer_content(settings.tokenizer)
     parts: list[Any] = [FORMAT_VERSION, task.kind, settings.max_length, settings.stride, tokenizer]
     if task.kind in GENERATIVE_KINDS:
         parts += [task.max_target_length or settings.max_target_length, settings.decoder_only]
@@ -224,7 +224,7 @@ def _content_key(task: Task, split: str, examples: Examples, settings: Tokenisin
     return digest.hexdigest()
 
 
-def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     backend: Any = tokenizer.backend_tokenizer
     serialized = json.loads(backend.to_str())
     # The state that the last call left behind, not part of what the tokenizer is.
