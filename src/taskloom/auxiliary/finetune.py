@@ -52,7 +52,7 @@ def record_results(
         return
     model.load(run.model_folder)
     final = _final_recipe(recipe, run)
-    with RunFolder.create(final.output, final, resume=True) as further:
+    with RunFolder.create(final.output, final, resume=(final.output / "recipe.yaml").is_file()) as further:
         if not further.finished:
             console.print("Final fine-tuning on the tasks alone.")
             train(final, further, suite, model, tokenizer, console)

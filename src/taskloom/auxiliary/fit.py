@@ -12,7 +12,7 @@ from transformers.trainer_callback import TrainerState
 from taskloom.auxiliary.bodies import Body, DecoderBody, EncoderBody
 from taskloom.auxiliary.finetune import record_results
 from taskloom.auxiliary.heads import VOCABULARY_OUTPUTS
-from taskloom.auxiliary.history import HISTORY_FILE, WeightLog
+from taskloom.auxiliary.history import HISTORY_FILE, WeightLog, read_weight_history
 from taskloom.auxiliary.leaks import refuse_leaks
 from taskloom.auxiliary.ranking import RANKING_FILE, rank_objectives, ranking_table, write_ranking
 from taskloom.auxiliary.sources import Source, build_sources, unavailable
@@ -26,7 +26,7 @@ from taskloom.fit import train
 from taskloom.generative import GenerativeModel
 from taskloom.model import MultiTaskModel
 from taskloom.recipe import Recipe
-from taskloom.report.objectives import plot_objectives
+from taskloom.report.objectives import objective_curves, stage_curves
 from taskloom.runs import RunFolder
 from taskloom.tasks import Task, TaskSuite
 
@@ -94,7 +94,9 @@ class AuxiliaryObjectives:
         self.weights.save(run.path / WEIGHTS_FILE)
         ranked = rank_objectives(self.weights, trainer.tally)
         write_ranking(ranked, run.path / RANKING_FILE)
-        plot_objectives(run.path / HISTORY_FILE, run.path)
+        history = read_weight_history(log.path)
+        stage_curves(history, run.path / "stages.png")
+        objective_curves(history, run.path / "objectives.png")
         console.print(ranking_table(ranked))
         del model.objectives  # the objectives' heads have had their time
         record_results(recipe, run, suite, model, tokenizer, console)
