@@ -6,7 +6,7 @@ learning rates of the weights zero this is plain multi-task training with static
 for it, no gradient of a single objective.
 """
 
-import warnings
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from taskloom.auxiliary.sources import Source
 
 __all__ = ["AuxiliaryTrainer"]
+
+logger = logging.getLogger(__name__)
 
 HEADS_FILE = "objective_heads.safetensors"
 WEIGHTS_FILE = "objective_weights.safetensors"
@@ -232,10 +234,10 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         for index in self.tally.skipped_in(result):
             if index not in self._reported:
                 self._reported.add(index)
-                warnings.warn(
-                    f"auxiliary: the gradient of {self.objective_weights.space[index].name} was not finite at step "
-                    f"{self.state.global_step}; it is left out whenever that happens, and counted",
-                    stacklevel=2,
+                logger.warning(
+                    "step %d: the gradient of %s is not finite; it is left out whenever that happens, and counted",
+                    self.state.global_step + 1,
+                    self.objective_weights.space[index].name,
                 )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

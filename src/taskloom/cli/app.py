@@ -8,6 +8,7 @@ import typer
 
 import taskloom
 from taskloom.cli.affinity import affinity
+from taskloom.cli.auxiliary import auxiliary
 from taskloom.cli.demo import demo
 from taskloom.cli.errors import plain_errors, show_warnings
 from taskloom.cli.evaluate import evaluate
@@ -30,6 +31,7 @@ app.command(no_args_is_help=True)(evaluate)
 app.command(no_args_is_help=True)(predict)
 app.command(cls=TrainCommand, no_args_is_help=True)(affinity)
 app.command(no_args_is_help=True)(group)
+app.command(cls=TrainCommand, no_args_is_help=True)(auxiliary)
 app.command()(tasks)
 app.command()(recipes)
 app.command()(demo)
