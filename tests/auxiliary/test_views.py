@@ -200,3 +200,22 @@ def test_a_leak_is_found_whatever_is_done_to_the_mask(change, reason, monkeypatc
     monkeypatch.setattr(encoder, "forward", forward)
     with pytest.raises(RecipeError, match=reason):
         refuse_leaks(network, ["left-to-right"])
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", ["bert", "ca-mtl", "llama"])
+def test_views_hold_under_autocast_and_gradients_stay_finite(family, attention):
+    network, batch = body(family, attention), rows()
+    network.network.float().train()
+    view = visibility("random-factorized", batch.attention_mask, generator())
+    mask = view.attention(batch.attention_mask, torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain, changed = (network.hidden(each.input_ids, mask, each.task) for each in (batch, _changed(batch, 2)))
+    plain.float().square().sum().backward()
+    gradients = [each.grad for each in network.network.parameters() if each.grad is not None]
+    assert len(gradients) > 5
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    for row in range(3):
+        before = int(view.predictor[row, 2])
+        assert before < 0 or torch.equal(plain[row, before], changed[row, before])
+        assert not torch.equal(plain[row, 2], changed[row, 2])
