@@ -10,7 +10,11 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, TrainingArguments
 
+from taskloom.auxiliary import AuxiliaryTrainer, ObjectiveWeights, SearchSpace
 from taskloom.auxiliary.batch import RowBatch
+from taskloom.auxiliary.vocabulary import load_vocabulary_head
+from taskloom.backbones import load_encoder, load_tokenizer
+from taskloom.model import MultiTaskModel
 from tests.tiny import WORDS
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -42,6 +46,14 @@ def masked_encoder(folder: Path, layers: int = 3, hidden: int = 16, dropout: flo
     )
     BertForMaskedLM(config).save_pretrained(str(folder))
     return folder
+
+
+STAGES = {
+    "data": ["task"],
+    "transforms": ["none", "mask", "noisy-embedding"],
+    "representations": ["bidirectional", "left-to-right", "random-factorized"],
+    "outputs": ["denoise", "tf", "tfidf", "cap", "next-sentence", "quick-thoughts", "fastsent"],
+}
 
 
 class RandomRows:
@@ -103,3 +115,41 @@ def arguments(folder: Path, **given: object) -> TrainingArguments:
         "seed": 3,
     }
     return TrainingArguments(**{**settings, **given})
+
+
+def make(
+    folder,
+    suite,
+    out,
+    *,
+    weights=None,
+    rates=(0.5, 2.0),
+    step=None,
+    stages=STAGES,
+    args=None,
+    wrap=None,
+    source=None,
+    **settings,
+) -> AuxiliaryTrainer:
+    """Return a trainer on a fresh model of fixed initial weights; `wrap` may put an adapter on its encoder."""
+    torch.manual_seed(1)
+    encoder, _ = load_encoder(str(folder))
+    model = MultiTaskModel(encoder if wrap is None else wrap(encoder), list(suite), pooling="cls", head_dropout=0.0)
+    vocabulary = load_vocabulary_head(str(folder), encoder)
+    space = SearchSpace.from_mapping(stages)
+    weights = ObjectiveWeights(space, primary_lr=rates[0], auxiliary_lr=rates[1], step_every=2)
+    return AuxiliaryTrainer(
+        model,
+        arguments(out, **(args or {})),
+        suite,
+        load_tokenizer(str(folder)),
+        weights=weights,
+        sources={"task": source or RandomRows()},
+        vocabulary=vocabulary,
+        dev_batch_size=6,
+        head_dropout=0.0,
+        step={"rows": 16, "objectives_per_step": 4, "max_grad_norm": 0.5, **(step or {})},
+        max_length=32,
+        group_by_length=False,
+        **settings,
+    )

@@ -10,20 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from taskloom.auxiliary import AuxiliaryTrainer, ObjectiveWeights, SearchSpace
-from taskloom.auxiliary.vocabulary import load_vocabulary_head
-from taskloom.backbones import load_encoder, load_tokenizer
-from taskloom.model import MultiTaskModel
 from taskloom.tasks import TaskSuite
-from tests.auxiliary.support import RandomRows, arguments, masked_encoder
+from tests.auxiliary.support import make, masked_encoder
 from tests.tiny import tiny_tasks
-
-STAGES = {
-    "data": ["task"],
-    "transforms": ["none", "mask", "noisy-embedding"],
-    "representations": ["bidirectional", "left-to-right", "random-factorized"],
-    "outputs": ["denoise", "tf", "tfidf", "cap", "next-sentence", "quick-thoughts", "fastsent"],
-}
 
 
 @pytest.fixture(scope="module")
@@ -35,32 +24,6 @@ def folder(tmp_path_factory):
 def suite(tmp_path_factory):
     data = tmp_path_factory.mktemp("data")
     return TaskSuite.load(tiny_tasks(data)[:1], cache_dir=data / "cache")
-
-
-def make(folder, suite, out, *, weights=None, rates=(0.5, 2.0), step=None, stages=STAGES, args=None, **settings):
-    """Return a trainer on a fresh model of fixed initial weights."""
-    torch.manual_seed(1)
-    encoder, _ = load_encoder(str(folder))
-    model = MultiTaskModel(encoder, list(suite), pooling="cls", head_dropout=0.0)
-    vocabulary = load_vocabulary_head(str(folder), encoder)
-    weights = weights or ObjectiveWeights(
-        SearchSpace.from_mapping(stages), primary_lr=rates[0], auxiliary_lr=rates[1], step_every=2
-    )
-    return AuxiliaryTrainer(
-        model,
-        arguments(out, **(args or {})),
-        suite,
-        load_tokenizer(str(folder)),
-        weights=weights,
-        sources={"task": RandomRows()},
-        vocabulary=vocabulary,
-        dev_batch_size=6,
-        head_dropout=0.0,
-        step={"rows": 16, "objectives_per_step": 4, "max_grad_norm": 0.5, **(step or {})},
-        max_length=32,
-        group_by_length=False,
-        **settings,
-    )
 
 
 class Recorder:
