@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from taskloom.auxiliary.corpus import Corpus
+from taskloom.auxiliary.stages import SENTENCE_OUTPUTS
 
-__all__ = ["CLASSES", "SENTENCE_OUTPUTS", "Neighbours", "SentenceRows", "without_replacement"]
+__all__ = ["CLASSES", "Neighbours", "SentenceRows", "without_replacement"]
 
 #: Class names of the classifications, in the order of their ids. A and B are the first and second sentence of a row.
 CLASSES: dict[str, tuple[str, ...]] = {
@@ -24,7 +25,6 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "sentence-order": ("B follows A", "B precedes A"),
     "sentence-continuity": ("B is of the same document", "B is of another document"),
 }
-SENTENCE_OUTPUTS = (*CLASSES, "quick-thoughts", "fastsent")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Neighbours:
         if output in ("next-sentence", "adjacent-sentence", "sentence-continuity") and self._documents < 2:
             return "only one document has two sentences, and another one is needed"
         if output == "quick-thoughts" and len(self._apart(self._followed, 2)) < 2:
-            return "there is only one pair of neighbouring sentences, and another one is needed"
+            return "only one pair of sentences stands side by side, and another one is needed"
         return None
 
     def draw(self, output: str, rows: int, generator: np.random.Generator) -> SentenceRows:

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["CLASSES", "TOKEN_OUTPUTS", "frequency_classes", "holds_capital", "weighed_frequencies"]
+__all__ = ["CLASSES", "frequency_classes", "holds_capital", "weighed_frequencies"]
 
-#: Token-level outputs that every text can be asked for.
-TOKEN_OUTPUTS = ("denoise", "tf", "tfidf", "cap")
-
-#: Classes of the outputs that are classes: 1, 10, 100, 1000 occurrences and more; no upper-case letter, at least one.
-CLASSES = {"tf": 4, "cap": 2}
+#: Class names of the outputs that are classes, in the order of their ids.
+CLASSES: dict[str, tuple[str, ...]] = {
+    "tf": ("1 to 9 times", "10 to 99", "100 to 999", "1000 and more"),
+    "cap": ("no upper-case letter", "at least one"),
+}
 
 
 def frequency_classes(tokens: np.ndarray) -> np.ndarray:

@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from taskloom.auxiliary.batch import BLOCKS, RowBatch
 from taskloom.auxiliary.corpus import Corpus, pack_blocks
-from taskloom.auxiliary.pairs import SENTENCE_OUTPUTS, Neighbours, SentenceRows, without_replacement
-from taskloom.auxiliary.targets import TOKEN_OUTPUTS, frequency_classes, weighed_frequencies
+from taskloom.auxiliary.pairs import Neighbours, SentenceRows, without_replacement
+from taskloom.auxiliary.stages import SENTENCE_OUTPUTS, TOKEN_OUTPUTS
+from taskloom.auxiliary.targets import frequency_classes, weighed_frequencies
 from taskloom.auxiliary.template import NOWHERE, Layout, RowTemplate
 from taskloom.errors import DataError
 from taskloom.tasks.encoding import IGNORED
