@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from taskloom import load_recipe
+from taskloom.auxiliary import SearchSpace
 from taskloom.tasks import list_presets
 from taskloom.tasks.presets import resolve_tasks
 from tests.adapters.language_models import language_model
@@ -61,6 +62,20 @@ def test_grad_tag_on_a_graph(tmp_path, monkeypatch):
     exec(block, names)
     assert sorted(position for group in names["groups"] for position in group) == list(range(count))
     assert len(names["groups"]) == 5
+
+
+def test_aang(tmp_path):
+    names: dict[str, Any] = {}
+    (block,) = blocks("methods/aang.md")
+    exec(block, names)
+    assert names["best"] in [objective.name for objective in names["space"]]
+    recipe, space = re.findall(r"```yaml\n(.*?)```", (DOCS / "methods/aang.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / "recipe.yaml").write_text(recipe)
+    (tmp_path / "space.yaml").write_text(space)
+    loaded = load_recipe(tmp_path / "recipe.yaml").auxiliary.space
+    assert len(SearchSpace.read(loaded, ["stance"])) == 24
+    # 2·3·3·3, less next-sentence in the two ordered views and what is done to nothing and sees everything.
+    assert len(SearchSpace.load(tmp_path / "space.yaml")) == 54 - 2 * 3 * 2 - 2 * 3
 
 
 def test_hyperdecoders(tmp_path, monkeypatch):
