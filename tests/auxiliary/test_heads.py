@@ -170,7 +170,7 @@ def test_supervised_outputs_of_each_kind():
     assert given.loss(made, "tone")[0].item() == pytest.approx(sum(expected) / 3, rel=1e-5)
 
     weight, bias = rows_of("strength", "sequence")
-    expected = [(float(weight @ given.pooled[row] + bias) - score) ** 2 for row, score in enumerate([2.5, -0.5, 1.0])]
+    expected = [((weight @ given.pooled[row] + bias).item() - score) ** 2 for row, score in enumerate([2.5, -0.5, 1.0])]
     assert given.loss(made, "strength")[0].item() == pytest.approx(sum(expected) / 3, rel=1e-5)
 
     weight, bias = rows_of("names", "token")

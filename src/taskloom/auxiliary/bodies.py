@@ -19,13 +19,24 @@ __all__ = ["Body", "DecoderBody", "EncoderBody"]
 
 
 class Body(Protocol):
-    """A network that turns rows of token ids into hidden states, and these into a vector a row or into words."""
+    """A network that turns rows of token ids into hidden states, and these into a vector a row or into words.
+
+    Attributes:
+        name: class of the transformers model.
+        width: of a state.
+        dtype: of the model's parameters, and so of additive masks.
+        embedding: the input embedding.
+    """
 
     name: str
     width: int
     dtype: torch.dtype
     embedding: nn.Embedding
-    network: MultiTaskModel | GenerativeModel
+
+    @property
+    def network(self) -> MultiTaskModel | GenerativeModel:
+        """The task model whose body this is."""
+        ...
 
     def hidden(
         self,
