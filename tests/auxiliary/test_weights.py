@@ -207,8 +207,9 @@ def test_learning_goes_on_in_the_middle_of_a_window(tmp_path, kept):
     whole, first, second = make(step_every=3), make(step_every=3), make(step_every=3)
     learn(whole, steps)
     learn(first, steps[:kept])
-    save_file(first.state_dict(), tmp_path / "state.safetensors")
+    state = first.state_dict()
     learn(first, steps)  # what is learned later must not reach the state that was kept
+    save_file(state, tmp_path / "state.safetensors")
     second.load_state_dict(load_file(tmp_path / "state.safetensors"))
     learn(second, steps[kept:])
     for name, tensor in whole.state_dict().items():
