@@ -75,3 +75,21 @@ def test_a_file_that_was_changed_is_named(tmp_path):
     path.write_text("a,b\n1,2\n")
     with pytest.raises(RunError, match=r"csv:1: expected the columns step, primary, auxiliary first, found a, b"):
         read_weight_history(path)
+
+
+def test_a_log_begins_with_the_first_weights_and_ends_with_the_last(tmp_path):
+    weights = ObjectiveWeights(SearchSpace.named("basic"), primary_lr=0.1, auxiliary_lr=1.0)
+    log = WeightLog(tmp_path / HISTORY_FILE)
+    log.begin(0, weights)
+    weights.observe([0], torch.tensor([1.0]), 0.5, -0.5)
+    weights.step()
+    log.append(2, weights)
+    weights.observe([0], torch.tensor([1.0]), 0.5, -0.5)
+    weights.step()
+    for step in (3, 2):  # after a step that was not logged, and instead of one that was
+        log.end(step, weights)
+        history = read_weight_history(log.path)
+        assert history.steps.tolist() == ([0, 2, 3] if step == 3 else [0, 2])
+        np.testing.assert_allclose(history.primary[[0, -1]], [0.5, weights.balance()[0]], rtol=1e-5)
+    log.begin(0, weights)  # a resumption without a checkpoint
+    assert read_weight_history(log.path).primary.tolist() == [0.5]

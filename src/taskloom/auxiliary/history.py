@@ -51,6 +51,17 @@ class WeightLog:
         with self.path.open("a", encoding="utf-8", newline="") as file:
             file.write(text)
 
+    def begin(self, step: int, weights: ObjectiveWeights) -> None:
+        """Make ready to go on after `step`: drop later rows; a new file begins with the weights as they are."""
+        self.truncate(step)
+        if not self.path.exists():
+            self.append(step, weights)
+
+    def end(self, step: int, weights: ObjectiveWeights) -> None:
+        """Make the weights after the last step the last row, whether that step was logged or not."""
+        self.truncate(step - 1)
+        self.append(step, weights)
+
     def truncate(self, step: int) -> None:
         """Drop the rows after `step`, and a half-written one: a resumed training writes them again."""
         if not self.path.exists():
