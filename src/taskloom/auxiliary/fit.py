@@ -58,7 +58,7 @@ class AuxiliaryObjectives:
         """
         settings = recipe.auxiliary
         log = WeightLog(run.path / HISTORY_FILE)
-        log.truncate(_step_of(run.latest_checkpoint()))
+        log.begin(_step_of(run.latest_checkpoint()), self.weights)
         trainer = train(
             recipe,
             run,
@@ -91,6 +91,7 @@ class AuxiliaryObjectives:
             },
         )
         assert isinstance(trainer, AuxiliaryTrainer)
+        log.end(trainer.state.global_step, self.weights)
         self.weights.save(run.path / WEIGHTS_FILE)
         ranked = rank_objectives(self.weights, trainer.tally)
         write_ranking(ranked, run.path / RANKING_FILE)
