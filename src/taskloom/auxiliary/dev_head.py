@@ -10,9 +10,10 @@ L-BFGS, or for regression alone in closed form.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from taskloom.heads import TaskHeads, mean_over_tasks
 
@@ -92,7 +93,7 @@ class DevHead:
         squares = sum(layer.linear.weight.square().sum() for layer in self._layers())
         return mean + self.weight_decay / 2 * squares
 
-    def _layers(self) -> list[nn.Module]:
+    def _layers(self) -> list[Any]:
         return [layer for layer in (self.heads.sequence, self.heads.token) if layer.num_outputs]
 
     def _minimise(self, inputs: Sequence[HeadInputs]) -> None:

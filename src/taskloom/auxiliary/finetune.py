@@ -6,6 +6,7 @@ its own in the folder ``final/``, with checkpoints of its own.
 
 import json
 import shutil
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from rich.console import Console
 from taskloom.build import build_inference, layout
 from taskloom.fit import train
 from taskloom.generative import GenerativeModel
-from taskloom.inference import Scores, dev_splits, mean_score
+from taskloom.inference import Scores, dev_splits, mean_score, split_title
 from taskloom.model import MultiTaskModel
 from taskloom.plain_json import to_json
 from taskloom.recipe import Recipe
@@ -117,4 +118,7 @@ def _scores(recipe: Recipe, suite: TaskSuite, model: Model, tokenizer: Any, spli
         (name, split): suite.task_features(name, split, tokenizer, **layout(recipe, model)) for name, split in splits
     }
     scores, _ = inference.score(suite, features)
-    return scores
+    # A task with one such split is called by its own name.
+    names = Counter(name for name, _ in splits)
+    titles = {split_title(*key): key[0] if names[key[0]] == 1 else split_title(*key) for key in splits}
+    return {titles[title]: metrics for title, metrics in scores.items()}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
@@ -17,6 +18,7 @@ from taskloom.auxiliary.leaks import refuse_leaks
 from taskloom.auxiliary.ranking import RANKING_FILE, rank_objectives, ranking_table, write_ranking
 from taskloom.auxiliary.sources import Source, build_sources, unavailable
 from taskloom.auxiliary.space import SearchSpace
+from taskloom.auxiliary.step import layer_below
 from taskloom.auxiliary.trainer import AuxiliaryTrainer
 from taskloom.auxiliary.transforms import Transforms
 from taskloom.auxiliary.vocabulary import VocabularyHead, load_vocabulary_head
@@ -136,7 +138,8 @@ def build_objectives(
         console=console,
     )
     space = _possible(recipe, space, sources, tokenizer, console)
-    refuse_leaks(body, [view for view in space.representations if view != "bidirectional"])
+    refuse_leaks(body, space.representations)
+    _require_layers(recipe, model)
     weights = ObjectiveWeights(
         space,
         primary_lr=settings.primary_lr,
@@ -155,6 +158,14 @@ def build_objectives(
         _vocabulary(recipe, space, model, console),
         Transforms(tokenizer, settings.probability, settings.pure_transform, settings.transform_temperature),
     )
+
+
+def _require_layers(recipe: Recipe, model: Model) -> None:
+    if (count := recipe.auxiliary.cosine_layers) is not None:
+        try:
+            layer_below(model, count)
+        except ValueError as error:
+            raise RecipeError(f"auxiliary.cosine_layers: {error}") from error
 
 
 def _labelled_suite(recipe: Recipe, suite: TaskSuite) -> TaskSuite | None:
@@ -201,6 +212,7 @@ def _vocabulary(recipe: Recipe, space: SearchSpace, model: Model, console: Conso
     if isinstance(model, GenerativeModel) or not set(space.outputs) & set(VOCABULARY_OUTPUTS):
         return None
     settings = recipe.model
+    torch.manual_seed(recipe.seed)  # of what a checkpoint does not hold of the head
     head = load_vocabulary_head(
         settings.path,
         model.encoder,

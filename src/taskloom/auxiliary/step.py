@@ -29,12 +29,12 @@ from taskloom.auxiliary.space import Objective
 from taskloom.auxiliary.transforms import Transforms
 from taskloom.auxiliary.views import additive, visibility
 from taskloom.auxiliary.weights import ObjectiveWeights
+from taskloom.generative import GenerativeModel
 from taskloom.gradients import inner
+from taskloom.model import MultiTaskModel
 
-__all__ = ["AuxiliaryStep", "Rows", "StepResult"]
+__all__ = ["AuxiliaryStep", "StepResult", "layer_below"]
 
-#: Draws rows of a kind: a source's `draw`.
-Rows = Callable[[str, int, np.random.Generator], RowBatch]
 Gradient = list[Tensor | None]
 
 
@@ -81,7 +81,7 @@ class AuxiliaryStep:
 
     def __init__(
         self,
-        network: nn.Module,
+        network: MultiTaskModel | GenerativeModel,
         body: Body,
         heads: ObjectiveHeads,
         weights: ObjectiveWeights,
@@ -118,7 +118,7 @@ class AuxiliaryStep:
         self.chunk = chunk
         self.autocast = autocast
         self.scaler = scaler
-        self._layer = None if cosine_layers is None else _layer_below(network, cosine_layers)
+        self._layer = None if cosine_layers is None else layer_below(network, cosine_layers)
         self._seed: tuple[int, int] = (0, 0)
 
     def __call__(self, seed: tuple[int, int], dev_loss: Callable[[], Tensor] | None) -> StepResult:
@@ -266,7 +266,7 @@ class AuxiliaryStep:
         for rows in chunks:
             with self._cut() as cut:
                 found = self._losses(view, rows)
-            leaves = [] if cut is None else [cut.leaf]
+            leaves = [] if cut is None or cut.leaf is None else [cut.leaf]
             at_leaf: Tensor | None = None
             for position, (loss, share) in zip(view.members, found, strict=True):
                 losses[position] += (loss * share).detach()
@@ -361,8 +361,12 @@ class _Target:
         return torch.where(scale == 0, torch.zeros_like(scale), product / scale)
 
 
-def _layer_below(network: Any, count: int) -> nn.Module:
-    """Return the lowest of the `count` top layers."""
+def layer_below(network: Any, count: int) -> nn.Module:
+    """Return the lowest of the `count` top layers of a network.
+
+    Raises:
+        ValueError: it has no more layers than that.
+    """
     encoder = getattr(network, "encoder", None) or network.backbone
     depth = encoder.config.num_hidden_layers
     if count >= depth:

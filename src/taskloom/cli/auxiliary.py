@@ -34,7 +34,7 @@ def auxiliary(
     checked = load_recipe(recipe, overrides)
     if checked.auxiliary.space is None:
         raise RecipeError(
-            f"{recipe}: auxiliary.space: names no search space. Set it in the recipe or here, e.g. auxiliary.space=tapt "
+            f"{recipe}: auxiliary.space: names no search space. Set it, for example auxiliary.space=tapt "
             "(denoising of the task's own text) or auxiliary.space=vbasic1"
         )
     hush_libraries()

@@ -1,0 +1,230 @@
+"""`taskloom auxiliary`, as a user types it."""
+
+import csv
+import json
+import random
+
+import pytest
+import yaml
+
+from taskloom import load, load_recipe
+from taskloom.fit import fit
+from tests.auxiliary.support import masked_encoder
+from tests.cli.command import files, refused, run
+from tests.tiny import sentence, tiny_encoder, write_jsonl
+
+SPACE = {
+    "data": ["task"],
+    "transforms": ["mask", "noisy-embedding"],
+    "representations": ["bidirectional", "left-to-right"],
+    "outputs": ["denoise", "cap", "next-sentence"],
+}
+
+
+def documents(count: int, sentences: int, seed: int) -> list[dict]:
+    """Rows whose texts have some sentences; the label is whether there is a good word."""
+    rng = random.Random(seed)
+    texts = [" ".join(f"{sentence(rng, 4).capitalize()}." for _ in range(sentences)) for _ in range(count)]
+    return [{"text": text, "label": "pos" if "good" in text.lower() else "neg"} for text in texts]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A working folder with a task, text of its domain, and the recipe `tiny.yaml`."""
+    monkeypatch.chdir(tmp_path)
+    masked_encoder(tmp_path / "encoder")
+    for split, count in {"train": 40, "dev": 16, "test": 12}.items():
+        write_jsonl(tmp_path / "data" / f"{split}.jsonl", documents(count, 3, seed=count))
+    write(tmp_path)
+    return tmp_path
+
+
+def write(folder, **sections):
+    content = {
+        "model": {"path": "encoder"},
+        "data": {"max_length": 32},
+        "tasks": [{"name": "opinion", "inputs": ["text"], "path": "data", "metrics": ["macro_f1", "accuracy"]}],
+        "training": {"max_steps": 6, "batch_size": 8, "learning_rate": 1e-3, "log_every": 1, "evaluate_every": 3},
+        "auxiliary": {"space": SPACE, "batch_size": 12, "final_epochs": 1},
+    }
+    for name, fields in sections.items():
+        content[name] = content.get(name, {}) | fields if isinstance(fields, dict) else fields
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(content))
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_weights_ranking_pictures_and_scores(project, capsys):
+    outcome = run(capsys, "auxiliary", "tiny.yaml")
+    assert outcome.code == 0, outcome.err
+    found = project / "runs/tiny"
+    assert "Auxiliary objectives by weight" in outcome.err
+    ranking = rows(found / "objectives.csv")
+    assert len(ranking) == 10  # 2 transforms x (3 outputs bidirectional, 2 in order)
+    assert sum(float(row["weight"]) for row in ranking) == pytest.approx(1, abs=1e-4)
+    assert sum(int(row["sampled"]) for row in ranking) == 6 * 3
+    history = rows(found / "objective_weights.csv")
+    assert [int(row["step"]) for row in history] == [1, 2, 3, 4, 5, 6]
+    assert float(history[0]["primary"]) == 0.5 != float(history[-1]["primary"])
+    assert (found / "stages.png").stat().st_size > 1000
+    assert (found / "objectives.png").stat().st_size > 1000
+    results = json.loads((found / "auxiliary.json").read_text())
+    assert results["split"] == "test"
+    assert set(results["pre"]["opinion"]) == set(results["post"]["opinion"]) == {"macro_f1", "accuracy"}
+    assert results["kept"] in ("final", "auxiliary")
+    assert (found / "final" / "finished.json").is_file()
+    # The run is one like any other.
+    assert load(found).predict("opinion", ["Good."])[0]["label"] in ("pos", "neg")
+    assert run(capsys, "evaluate", "runs/tiny", "--split", "test").code == 0
+
+
+def test_train_does_the_same(project, capsys):
+    run(capsys, "auxiliary", "tiny.yaml", "output=a", "auxiliary.final_finetuning=false")
+    run(capsys, "train", "tiny.yaml", "output=b", "auxiliary.final_finetuning=false")
+    for name in ("objective_weights.csv", "objectives.csv", "model/heads.safetensors"):
+        assert (project / "a" / name).read_bytes() == (project / "b" / name).read_bytes()
+
+
+def test_a_second_command_resumes_each_part(project, capsys, monkeypatch):
+    import taskloom.auxiliary.fit as fitting
+
+    def stop(*_args):
+        raise KeyboardInterrupt
+
+    recipe = load_recipe("tiny.yaml", ["output=whole"])
+    fit(recipe, quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "record_results", stop)
+        outcome = run(capsys, "auxiliary", "tiny.yaml", "output=parts")
+        assert outcome.code == 130
+        assert "taskloom auxiliary tiny.yaml output=parts --resume" in outcome.err
+    assert "parts: holds a run already" in refused(capsys, "auxiliary", "tiny.yaml", "output=parts")
+    assert run(capsys, "auxiliary", "tiny.yaml", "output=parts", "--resume").code == 0
+    for name in ("objective_weights.csv", "objectives.csv", "auxiliary.json", "model/heads.safetensors"):
+        assert (project / "whole" / name).read_bytes() == (project / "parts" / name).read_bytes(), name
+
+
+def test_seeds_are_runs_of_their_own_with_one_sheet(project, capsys):
+    command = ("auxiliary", "tiny.yaml", "--seeds", "2", "output=seeds", "training.max_steps=3")
+    outcome = run(capsys, *command)
+    assert outcome.code == 0, outcome.err
+    sheet = rows(project / "seeds/results.csv")
+    assert sheet[0]["seeds"] == "2"
+    assert {"pre.macro_f1.mean", "pre.macro_f1.std", "post.accuracy.mean"} <= set(sheet[0])
+    assert (project / "seeds/seed-1/finished.json").is_file()
+    before = files(project / "seeds")
+    assert run(capsys, *command, "--resume").code == 0
+    changed = {name for name, content in files(project / "seeds").items() if content != before.get(name)}
+    assert changed == {"seed-0/environment.json", "seed-1/environment.json"}  # which note each resumption
+    assert "holds a run already" in refused(capsys, *command)
+
+
+def test_weights_are_handed_on(project, capsys):
+    run(capsys, "auxiliary", "tiny.yaml", "auxiliary.auxiliary_lr=20")
+    outcome = run(
+        capsys, "auxiliary", "tiny.yaml", "output=again", "auxiliary.warm_start=runs/tiny", "training.max_steps=3"
+    )
+    assert outcome.code == 0, outcome.err
+    learned = rows(project / "runs/tiny/objective_weights.csv")[-1]
+    first = rows(project / "again/objective_weights.csv")[0]
+    names = [name for name in learned if "/" in name]
+    assert [first[name] for name in names] == [learned[name] for name in names]
+    assert first["primary"] == "0.5"
+    message = refused(
+        capsys, "auxiliary", "tiny.yaml", "output=x", "auxiliary.warm_start=runs/tiny", "auxiliary.space=tapt"
+    )
+    assert "another search space" in message
+
+
+def test_objectives_that_cannot_be_are_dropped_or_refused(project, capsys):
+    for split, count in {"train": 40, "dev": 16}.items():
+        write_jsonl(project / "data" / f"{split}.jsonl", documents(count, 1, seed=1))
+    outcome = run(capsys, "auxiliary", "tiny.yaml", "training.max_steps=2")
+    assert outcome.code == 0, outcome.err
+    assert "Dropped 2 objectives: output next-sentence of task: " in " ".join(outcome.err.split())
+    asked = "auxiliary.objectives=[task/mask/bidirectional/next-sentence]"
+    assert "auxiliary.objectives: task/mask/bidirectional/next-sentence cannot be made" in refused(
+        capsys, "auxiliary", "tiny.yaml", "output=x", asked
+    )
+    alone = "auxiliary.space={data: [task], transforms: [mask], representations: [none], outputs: [NSP, SO]}"
+    assert "none of its 2 objectives can be made" in refused(capsys, "auxiliary", "tiny.yaml", "output=x", alone)
+    assert not (project / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["auxiliary=null"], "auxiliary"),
+        (["auxiliary.space=tatp"], "Did you mean 'tapt'?"),
+        (["auxiliary.space=full"], "auxiliary.in_domain: the search space has in-domain text"),
+        (["auxiliary.space=vbasic", "auxiliary.in_domain=nowhere.txt"], "nowhere.txt"),
+        (["auxiliary.space={data: [task], transforms: [mask], representations: [l2r], outputs: [denoise]}"], "'l2r'"),
+        (
+            ["auxiliary.space={data: [task], transforms: [mask], representations: [left-to-right], outputs: [NSP]}"],
+            "is legal",
+        ),
+        (["auxiliary.space=supervised"], "mnli"),
+        (["auxiliary.objectives=[task/mask/bidirectional/tf]"], "task/mask/bidirectional/tf"),
+        (["auxiliary.dev_split=dev_other"], "auxiliary.dev_split: task 'opinion' has no dev split 'dev_other'"),
+        (["auxiliary.cosine_layers=3"], "auxiliary.cosine_layers"),
+        (["auxiliary.warm_start=runs/none"], "runs/none"),
+        (["sampling.strategy=uncertainty"], "sampling.strategy"),
+        (["auxiliary.primary_lr=-1"], "auxiliary.primary_lr"),
+        (["auxiliary.tasks=[{name: opinion, inputs: [text], path: data}]"], "'opinion' is one of `tasks` already"),
+    ],
+)
+def test_mistakes_are_one_message(project, capsys, settings, message):
+    assert message in refused(capsys, "auxiliary", "tiny.yaml", *settings)
+    assert not (project / "runs").exists() or not any((project / "runs").rglob("recipe.yaml"))
+
+
+def test_a_label_that_only_dev_has_and_a_row_without_text(project, capsys):
+    write_jsonl(project / "data/dev.jsonl", [{"text": "Good.", "label": "pos"}, {"text": "Odd.", "label": "mixed"}])
+    message = refused(capsys, "auxiliary", "tiny.yaml")
+    assert "dev.jsonl:2" in message
+    assert "'mixed'" in message
+    write_jsonl(project / "data/dev.jsonl", documents(8, 1, seed=0))
+    (project / "domain.jsonl").write_text('{"text": "Good."}\n{"texts": "Bad."}\n')
+    message = refused(
+        capsys, "auxiliary", "tiny.yaml", "auxiliary.space=citation.ext", "auxiliary.in_domain=domain.jsonl"
+    )
+    assert "domain.jsonl:2" in message
+
+
+def test_a_recipe_that_names_no_space(project, capsys):
+    content = yaml.safe_load((project / "tiny.yaml").read_text())
+    (project / "tiny.yaml").write_text(yaml.safe_dump({**content, "auxiliary": {}}))
+    assert "tiny.yaml: auxiliary.space: names no search space" in refused(capsys, "auxiliary", "tiny.yaml")
+
+
+def test_a_tokenizer_without_a_mask_token(project, capsys):
+    tiny_encoder(project / "encoder")
+    outcome = run(capsys, "auxiliary", "tiny.yaml", "training.max_steps=2")
+    assert "transform mask: the model's tokenizer has no mask token" in " ".join(outcome.err.split())
+    assert outcome.code == 0, outcome.err
+    assert "no mask token" in refused(capsys, "auxiliary", "tiny.yaml", "output=x", "auxiliary.space=tapt")
+
+
+def test_labelled_data_and_adapters(project, capsys):
+    for split, count in {"train": 30, "dev": 10}.items():
+        write_jsonl(project / "other" / f"{split}.jsonl", documents(count, 2, seed=count))
+    space = {
+        "data": ["opinion", "other"],
+        "transforms": ["none"],
+        "representations": ["none", "random-factorized"],
+        "outputs": ["opinion", "other", "denoise"],
+    }
+    write(
+        project,
+        auxiliary={"space": space, "tasks": [{"name": "other", "inputs": ["text"], "path": "other"}]},
+        adapter={"method": "ca_mtl"},
+    )
+    outcome = run(capsys, "auxiliary", "tiny.yaml")
+    assert outcome.code == 0, outcome.err
+    names = {row["objective"] for row in rows(project / "runs/tiny/objectives.csv")}
+    assert "other/none/random-factorized/other" in names
+    assert "other/none/bidirectional/opinion" not in names
+    assert len(names) == 8
