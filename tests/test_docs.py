@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+import yaml
 from peft import PeftModel
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from taskloom import load_recipe
-from taskloom.auxiliary import SearchSpace
+from taskloom.auxiliary import ObjectiveWeights, SearchSpace
+from taskloom.auxiliary.history import WeightLog
+from taskloom.recipe.auxiliary import AuxiliarySection
 from taskloom.tasks import list_presets
 from taskloom.tasks.presets import resolve_tasks
 from tests.adapters.language_models import language_model
@@ -76,6 +79,28 @@ def test_aang(tmp_path):
     assert len(SearchSpace.read(loaded, ["stance"])) == 24
     # 2·3·3·3, less next-sentence in the two ordered views and what is done to nothing and sees everything.
     assert len(SearchSpace.load(tmp_path / "space.yaml")) == 54 - 2 * 3 * 2 - 2 * 3
+
+
+def test_too_little_data(tmp_path, monkeypatch, capsys):
+    """The recipes are read, the spaces have as many objectives as the page says, weights of a run are shown."""
+    monkeypatch.chdir(tmp_path)
+    page = (DOCS / "auxiliary.md").read_text("utf-8")
+    whole, section = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "stance.yaml").write_text(whole)
+    recipe = load_recipe(tmp_path / "stance.yaml")
+    own = AuxiliarySection.model_validate(yaml.safe_load(section)["auxiliary"])
+    assert len(SearchSpace.read(own.space, ["stance"])) == 2 * 3 * 3 * 3
+    assert len(SearchSpace.read(recipe.auxiliary.space, ["stance"])) == 16
+    sizes = {name: len(SearchSpace.read(name, ["stance"])) for name in ("tapt", "vbasic1", "stance.supervised")}
+    assert list(sizes.values()) == [1, 16, 24]
+    assert [len(SearchSpace.read(name, ["stance"])) for name in ("stance.all", "full")] == [40, 352]
+
+    (block,) = blocks("auxiliary.md")
+    weights = ObjectiveWeights(SearchSpace.named("tapt"), primary_lr=0.1, auxiliary_lr=0.1)
+    (tmp_path / "runs/stance").mkdir(parents=True)
+    WeightLog(tmp_path / "runs/stance/objective_weights.csv").append(10, weights)
+    exec(block, {})
+    assert capsys.readouterr().out.splitlines()[-1] == "balance 0.5 0.5"
 
 
 def test_hyperdecoders(tmp_path, monkeypatch):
