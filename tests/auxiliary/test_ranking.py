@@ -67,11 +67,25 @@ def test_the_file(tmp_path):
     assert [row["rank"] for row in rows] == list("123456")
 
 
+def shown(top: int) -> str:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(ranking_table(rank_objectives(*trained()), top))
+    return console.export_text()
+
+
 def test_the_table_shows_the_first():
-    console = Console(width=100, record=True, file=io.StringIO())
-    console.print(ranking_table(rank_objectives(*trained()), top=2))
-    text = console.export_text()
-    assert "the first 2 of 6" in text
-    assert "task/mask/bidirectional/denoise" in text
-    assert "task/none/bidirectional/denoise" in text
-    assert "replace" not in text
+    lines = [line.split() for line in shown(top=2).splitlines() if "/" in line]
+    total = math.exp(0.6) + 4 + math.exp(-0.5)
+    assert lines == [
+        ["task/mask/bidirectional/denoise", f"{math.exp(0.6) / total:.4f}", "+0.300", "2"],
+        ["task/none/bidirectional/denoise", f"{1 / total:.4f}", "–", "0"],
+    ]
+    assert "the first 2 of 6" in shown(top=2)
+
+
+def test_the_table_says_what_was_left_out_only_if_something_was():
+    assert "skipped" not in shown(top=2)
+    text = shown(top=10)
+    assert "skipped" in text
+    assert "first" not in text
+    assert [line.split()[-1] for line in text.splitlines() if "/" in line] == ["0"] * 5 + ["1"]

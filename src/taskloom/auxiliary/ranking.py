@@ -65,7 +65,10 @@ def write_ranking(ranked: Sequence[RankedObjective], path: Path) -> None:
 
 
 def ranking_table(ranked: Sequence[RankedObjective], top: int = 10) -> Table:
-    """Return the first `top` objectives as a table for the console; steps without a finite gradient are red."""
+    """Return the first `top` objectives as a table for the console, without the losses, which the file has.
+
+    A column says in red how often each was left out, if any was.
+    """
     left = len(ranked) - top
     table = Table(
         title=f"Auxiliary objectives by weight{f' (the first {top} of {len(ranked)})' if left > 0 else ''}",
@@ -75,13 +78,13 @@ def ranking_table(ranked: Sequence[RankedObjective], top: int = 10) -> Table:
         collapse_padding=True,
     )
     table.add_column("objective", overflow="fold")
-    for column in ("weight", "mean cosine", "loss", "sampled", "skipped"):
+    skipped = any(each.skipped for each in ranked[:top])
+    for column in ("weight", "cosine", "sampled", *(["skipped"] if skipped else [])):
         table.add_column(column, justify="right", no_wrap=True)
     for each in ranked[:top]:
-        numbers = (
-            "–" if math.isnan(value) else f"{value:{form}}"
-            for value, form in ((each.weight, ".4f"), (each.cosine, "+.3f"), (each.loss, ".3f"))
-        )
-        skipped = f"[red]{each.skipped}[/red]" if each.skipped else "0"
-        table.add_row(each.objective, *numbers, str(each.sampled), skipped)
+        cosine = "–" if math.isnan(each.cosine) else f"{each.cosine:+.3f}"
+        cells = [each.objective, f"{each.weight:.4f}", cosine, str(each.sampled)]
+        if skipped:
+            cells.append(f"[red]{each.skipped}[/red]" if each.skipped else "0")
+        table.add_row(*cells)
     return table
