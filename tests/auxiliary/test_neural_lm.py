@@ -74,6 +74,11 @@ def test_they_depend_on_seed_settings_and_prompts_alone(model, tmp_path):
     assert len(list((tmp_path / "a").iterdir())) == 4
 
 
+def test_batches_differ_though_their_prompts_do_not(model, tmp_path):
+    found = generated_documents(settings(model, documents=6), TEXTS[:1], tmp_path)
+    assert found[:3] != found[3:]
+
+
 def test_a_finished_text_is_not_written_again(model, tmp_path, counted):
     first = generated_documents(settings(model), TEXTS, tmp_path)
     assert counted.batches == 3

@@ -90,7 +90,7 @@ def _write(
     order: list[int] = _order(len(texts), settings.documents, seed).tolist()
     with (
         partial.open("a", encoding="utf-8") as file,
-        counted(console, f"Writing text with {settings.model}", settings.documents, "texts") as advance,
+        counted(console, "Writing neural-lm text", settings.documents, "texts") as advance,
     ):
         advance(kept)
         for first in range(kept, settings.documents, settings.batch_size):
