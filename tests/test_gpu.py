@@ -70,3 +70,19 @@ def test_training_in_bf16_lowers_the_loss():
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("precision", [{}, {"bf16": True}, {"fp16": True}])
+def test_auxiliary_objectives_learn_their_weights(tmp_path, precision):
+    from taskloom.tasks import TaskSuite
+    from tests.auxiliary.support import make, masked_encoder
+    from tests.tiny import tiny_tasks
+
+    suite = TaskSuite.load(tiny_tasks(tmp_path / "data")[:1], cache_dir=tmp_path / "cache")
+    folder = masked_encoder(tmp_path / "encoder")
+    args = {"max_steps": 4, "use_cpu": False, "max_grad_norm": 1.0, **precision}
+    trainer = make(folder, suite, tmp_path / "run", args=args)
+    trainer.train()
+    assert trainer.objective_weights.logits["joint"].abs().max() > 0
+    assert trainer.tally.skipped.sum() == 0
+    assert all(parameter.isfinite().all() for parameter in trainer.network.parameters())
