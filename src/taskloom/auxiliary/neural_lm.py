@@ -110,8 +110,9 @@ class _Writer:
         path: Any = settings.model
         self.settings = settings
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.tokenizer = load_tokenizer(path, gguf_file=settings.gguf_file)
-        model: Any = load_language_model(path, family="decoder", gguf_file=settings.gguf_file)
+        source: dict[str, Any] = {"revision": settings.revision, "gguf_file": settings.gguf_file}
+        self.tokenizer = load_tokenizer(path, **source)
+        model: Any = load_language_model(path, family="decoder", **source)
         self.model = model.to(self.device).eval()
         most = getattr(model.config, "max_position_embeddings", None)
         template = RowTemplate(self.tokenizer, settings.prompt_tokens)

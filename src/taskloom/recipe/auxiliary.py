@@ -92,6 +92,7 @@ class NeuralLMSection(Section):
     """Text written by a causal language model, the data `neural-lm` of auxiliary objectives."""
 
     model: str | None = Field(default=None, description="causal language model: hub id, folder or package:NAME/FOLDER")
+    revision: str | None = Field(default=None, description="branch, tag or commit of a hub id")
     gguf_file: str | None = Field(default=None, description="GGUF file in the folder `model`")
     documents: PositiveInt = Field(default=1000, description="texts generated, once, and cached")
     prompt_tokens: PositiveInt = Field(default=8, description="first tokens of a training text that one starts with")
