@@ -12,9 +12,9 @@ taskloom, learned: the full step, with a held-out gradient, a fitted dev head, a
 taskloom, learned, top 2: the same, where gradients are compared on the two top layers. taskloom, static: both learning
 rates of the weights are 0. plain: one forward and backward pass of one batch of as many rows, with the classes of the
 labelled ones and masked language modelling at 15% of the other tokens. published: `benchmarks/reference/auxiliary.py`
-as its authors run it; leanest: the same with one vocabulary head for all objectives, as here, and without the vocabulary
-logits that its body computes in vain. Its fit of the dev head ends early where the loss stands still; `dev_passes` says
-after how many passes through the body.
+as its authors run it; leanest: the same with one vocabulary head for all objectives, as here, and without the
+vocabulary logits that its body computes in vain. Its fit of the dev head ends early where the loss stands still;
+`dev_passes` says after how many passes through the body.
 
 Targets: learned at most half of published (aim: a third) and 1.5 of static; static at most 1.1 of plain. Peak memory
 counts tensors at a step's peak, its gradients among them but not parameters and AdamW's state; resident memory beside
