@@ -117,7 +117,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
             transforms or Transforms(tokenizer),
             **{
                 "chunk": args.train_batch_size,
-                "autocast": self.compute_loss_context_manager,
+                "autocast": self.accelerator.autocast,
                 "scaler": self.accelerator.scaler,
                 **(step or {}),
             },
