@@ -1,14 +1,19 @@
 """Saving and loading a multi-task model, and how a sequence becomes one vector."""
 
+import json
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
 
 from taskloom.adapters import CAMTLConfig
-from taskloom.errors import RunError
+from taskloom.backbones import load_encoder
+from taskloom.errors import RunError, UserError
 from taskloom.model import MultiTaskModel
 from taskloom.tasks import Task
+from tests.tiny import tiny_encoder
 
 TASKS = [
     Task(name="topic", inputs="text", labels=("a", "b", "c")),
@@ -100,3 +105,22 @@ def test_an_adapter_of_another_shape_is_refused(tmp_path):
 def test_an_empty_folder_is_no_model(tmp_path):
     with pytest.raises(RunError, match="holds no saved model"):
         MultiTaskModel(encoder(), TASKS).load(tmp_path)
+
+
+def test_weights_that_a_checkpoint_lacks_are_told_in_a_line(tmp_path, caplog, capsys):
+    path = tiny_encoder(tmp_path)
+    weights = load_file(path / "model.safetensors")
+    lost = "encoder.layer.1.output.dense.weight"
+    save_file({name: value for name, value in weights.items() if name != lost}, path / "model.safetensors")
+    _, missing = load_encoder(str(path))
+    assert missing == {lost}
+    assert f"lacks 1 of its encoder's weights ({lost}); they start at random" in caplog.text
+    assert "LOAD REPORT" not in capsys.readouterr().err
+
+
+def test_weights_of_other_shapes_than_the_configuration_are_refused(tmp_path):
+    path = tiny_encoder(tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**config, "intermediate_size": 10}))
+    with pytest.raises(UserError, match="weights have other shapes"):
+        load_encoder(str(path))

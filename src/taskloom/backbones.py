@@ -5,6 +5,9 @@ distribution, which is read and never imported.
 """
 
 import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +41,8 @@ __all__ = [
 
 #: An encoder (BERT), an encoder-decoder (T5, BART) or a decoder-only model (GPT-2, Llama).
 Family = Literal["encoder", "encoder_decoder", "decoder"]
+
+logger = logging.getLogger(__name__)
 
 PACKAGE_PREFIX = "package:"
 
@@ -135,7 +140,16 @@ def load_encoder(
         dtype=getattr(torch, dtype),
         output_loading_info=True,
     )
-    return encoder, set(info["missing_keys"])
+    missing = set(info["missing_keys"])
+    if lost := sorted(name for name in missing if "pooler." not in name):
+        logger.warning(
+            "model.path: '%s' lacks %d of its encoder's weights (%s%s); they start at random",
+            path,
+            len(lost),
+            lost[0],
+            ", ..." if len(lost) > 1 else "",
+        )
+    return encoder, missing
 
 
 def load_language_model(
@@ -201,15 +215,38 @@ def _from_gguf(loader: Any, path: str, gguf_file: str, _version: tuple[Path, int
 def load_pretrained(loader: Any, path: str, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
     """Load a part of a backbone by any ``Auto`` class of transformers.
 
+    With ``output_loading_info`` the caller judges what a checkpoint lacks, and transformers' table of that is not shown.
+
     Raises:
         UserError: it is not there, or cannot be read as such.
     """
     folder = resolve_backbone(path, options.get("gguf_file", "config.json"))
     try:
-        return loader.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code, **options)
+        with _without_load_report() if options.get("output_loading_info") else nullcontext():
+            return loader.from_pretrained(folder, revision=revision, trust_remote_code=trust_remote_code, **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"model.path: cannot load '{path}': {reason} "
             "Give a folder with config.json, model.safetensors and tokenizer.json, a hub id, or package:NAME/folder."
         ) from error
+    except RuntimeError as error:
+        if "mismatch" not in str(error):
+            raise
+        raise UserError(
+            f"model.path: cannot load '{path}': its weights have other shapes than its config.json says."
+        ) from error
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    # Not by a higher level: from a level of WARNING on, transformers checks and warns about more.
+    def quiet(record: logging.LogRecord) -> bool:
+        return record.levelno > logging.WARNING
+
+    reports = logging.getLogger("transformers.modeling_utils")
+    reports.addFilter(quiet)
+    try:
+        yield
+    finally:
+        reports.removeFilter(quiet)

@@ -211,11 +211,13 @@ def test_a_head_is_saved_and_loaded(saved, tmp_path):
     assert torch.equal(first(vector), second(vector))
 
 
-def test_a_checkpoint_without_a_head_gets_a_new_one_tied_to_the_encoder(tmp_path):
+def test_a_checkpoint_without_a_head_gets_a_new_one_tied_to_the_encoder(tmp_path, capsys):
     encoder("bert").save_pretrained(tmp_path)
     base = AutoModel.from_pretrained(tmp_path, dtype=torch.float64)
     torch.manual_seed(0)
+    capsys.readouterr()
     head = load_vocabulary_head(str(tmp_path), base, dtype="float64")
+    assert "[transformers]" not in capsys.readouterr().err  # it has a table of what is missing, for its own users
     assert not head.pretrained
     assert head(torch.randn(3, 24, dtype=torch.float64)).shape == (3, 60)
 
