@@ -215,7 +215,7 @@ def _from_gguf(loader: Any, path: str, gguf_file: str, _version: tuple[Path, int
 def load_pretrained(loader: Any, path: str, revision: str | None, trust_remote_code: bool, **options: Any) -> Any:
     """Load a part of a backbone by any ``Auto`` class of transformers.
 
-    With ``output_loading_info`` the caller judges what a checkpoint lacks, and transformers' table of that is not shown.
+    With ``output_loading_info`` the caller judges what a checkpoint lacks, and transformers' table of it is not shown.
 
     Raises:
         UserError: it is not there, or cannot be read as such.
