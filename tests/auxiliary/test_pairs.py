@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from taskloom.auxiliary.corpus import tokenise
-from taskloom.auxiliary.pairs import CLASSES, Neighbours, without_replacement
+from taskloom.auxiliary.pairs import PAIR_CLASSES, Neighbours, without_replacement
 from taskloom.auxiliary.stages import SENTENCE_OUTPUTS
 from taskloom.auxiliary.template import RowTemplate, longest_first
 from tests.auxiliary.tiny_text import TEMPLATES, numbered_documents, word_tokenizer
 
 LENGTHS = [4, 1, 2, 6, 3, 1, 5]
-LABEL = {name: dict(enumerate(classes)) for name, classes in CLASSES.items()}
+LABEL = {name: dict(enumerate(classes)) for name, classes in PAIR_CLASSES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +51,13 @@ def test_continuity_is_about_the_document_alone(neighbours):
     assert found[0, "distant"] > 60  # of six sentences a third of the pairs are neighbours
 
 
-@pytest.mark.parametrize("output", CLASSES)
+@pytest.mark.parametrize("output", PAIR_CLASSES)
 @pytest.mark.parametrize("rows", [5, 12, 50])
 def test_classes_are_balanced(neighbours, output, rows):
-    totals = np.zeros(len(CLASSES[output]))
+    totals = np.zeros(len(PAIR_CLASSES[output]))
     for seed in range(30):
         counts = np.bincount(
-            neighbours.draw(output, rows, np.random.default_rng(seed)).classes, minlength=len(CLASSES[output])
+            neighbours.draw(output, rows, np.random.default_rng(seed)).classes, minlength=len(PAIR_CLASSES[output])
         )
         assert counts.max() - counts.min() <= 1
         totals += counts
@@ -70,7 +70,7 @@ def test_where_a_sentence_stands_does_not_tell_its_class(neighbours, output):
     drawn = neighbours.draw(output, 6000, np.random.default_rng(0))
     for side in (drawn.first, drawn.second):
         begins = np.array([PLACES[sentence][1] == 0 for sentence in side])
-        shares = [begins[drawn.classes == label].mean() for label in range(len(CLASSES[output]))]
+        shares = [begins[drawn.classes == label].mean() for label in range(len(PAIR_CLASSES[output]))]
         if output == "adjacent-sentence":
             shares = [np.mean(shares[:2]), shares[2]]
         assert max(shares) - min(shares) < 0.1

@@ -25,8 +25,10 @@ from torch.nn import functional as F
 
 from taskloom.auxiliary.batch import RowBatch
 from taskloom.auxiliary.bodies import Body
+from taskloom.auxiliary.pairs import PAIR_CLASSES
 from taskloom.auxiliary.space import Objective
 from taskloom.auxiliary.stages import TOKEN_OUTPUTS
+from taskloom.auxiliary.targets import TOKEN_CLASSES
 from taskloom.auxiliary.vocabulary import VocabularyHead
 from taskloom.errors import RecipeError
 from taskloom.heads import IGNORED, TaskHeads
@@ -37,8 +39,8 @@ __all__ = ["VOCABULARY_OUTPUTS", "ObjectiveHeads"]
 #: Outputs that a body's vocabulary head predicts.
 VOCABULARY_OUTPUTS = ("denoise", "fastsent")
 
-_TOKEN_CLASSES = {"tf": 4, "cap": 2, "tfidf": 1}
-_ROW_CLASSES = {"adjacent-sentence": 3, "sentence-order": 2, "sentence-continuity": 2, "next-sentence": 2}
+#: How many numbers are predicted: a logit a class, or a value.
+_NUMBERS = {output: len(classes) for output, classes in (TOKEN_CLASSES | PAIR_CLASSES).items()} | {"tfidf": 1}
 _LARGEST_SQUARE = 50.0
 
 
@@ -97,10 +99,9 @@ class ObjectiveHeads(nn.Module):
                     "tasks of kind classification, regression, token or span, or leave it out of the outputs."
                 )
             return TaskHeads([task], width, dropout, std)
-        classes = {**_TOKEN_CLASSES, **_ROW_CLASSES}
-        if output not in classes:
+        if output not in _NUMBERS:
             raise ValueError(f"`objectives`: the output '{output}' is neither known nor the name of a labelled task")
-        return _Linear(width, classes[output], dropout, std)
+        return _Linear(width, _NUMBERS[output], dropout, std)
 
     def loss(
         self,
@@ -131,7 +132,7 @@ class ObjectiveHeads(nn.Module):
             targets = (batch.input_ids if output == "denoise" else batch.targets[output])[row, token]
             outputs = body.vocabulary(chosen) if output == "denoise" else self.heads[self._key(objective)](chosen)
             total = _squares(outputs, targets) if output == "tfidf" else _cross_entropy(outputs, targets)
-        elif output in _ROW_CLASSES:
+        elif output in PAIR_CLASSES:
             total = _cross_entropy(self.heads[self._key(objective)](pooled), batch.targets[output])
         elif output == "fastsent":
             total = _words(pooled, batch.targets[output], body)
@@ -146,7 +147,7 @@ class ObjectiveHeads(nn.Module):
         output = objective.output
         if output in TOKEN_OUTPUTS:
             return self._positions(output, batch, counted, predictor).sum()
-        if output in _ROW_CLASSES or output == "fastsent":
+        if output in PAIR_CLASSES or output == "fastsent":
             return (batch.targets[output] != IGNORED).sum()
         rows = len(batch) - len(batch) % 2 if output == "quick-thoughts" else len(batch)
         return torch.tensor(rows, device=batch.input_ids.device)

@@ -16,10 +16,10 @@ import numpy as np
 from taskloom.auxiliary.corpus import Corpus
 from taskloom.auxiliary.stages import SENTENCE_OUTPUTS
 
-__all__ = ["CLASSES", "Neighbours", "SentenceRows", "without_replacement"]
+__all__ = ["PAIR_CLASSES", "Neighbours", "SentenceRows", "without_replacement"]
 
 #: Class names of the classifications, in the order of their ids. A and B are the first and second sentence of a row.
-CLASSES: dict[str, tuple[str, ...]] = {
+PAIR_CLASSES: dict[str, tuple[str, ...]] = {
     "next-sentence": ("B follows A", "B is of another document"),
     "adjacent-sentence": ("B precedes A", "B follows A", "B is of another document"),
     "sentence-order": ("B follows A", "B precedes A"),
@@ -86,7 +86,7 @@ class Neighbours:
             "sentence-order": self._order,
             "sentence-continuity": self._continuity,
         }
-        number = len(CLASSES[output])
+        number = len(PAIR_CLASSES[output])
         classes = generator.permutation((np.arange(rows) + generator.integers(number)) % number)
         first, second = drawn[output](classes, generator)
         return SentenceRows(first, second, classes)

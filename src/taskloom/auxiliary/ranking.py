@@ -43,8 +43,9 @@ class RankedObjective:
 
 def rank_objectives(weights: ObjectiveWeights, tally: Tally) -> list[RankedObjective]:
     """Return all objectives by falling weight; of equal ones the space's order stays."""
-    losses = tally.means()[1].tolist()
-    cosines = tally.means()[0].tolist() if weights.learns else [math.nan] * len(losses)
+    cosines, losses = (mean.tolist() for mean in tally.means())
+    if not weights.learns:
+        cosines = [math.nan] * len(losses)
     counts = zip(cosines, losses, tally.sampled.tolist(), tally.skipped.tolist(), strict=True)
     ranked = [
         RankedObjective(objective.name, weight, *rest)

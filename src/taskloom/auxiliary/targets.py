@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["CLASSES", "frequency_classes", "holds_capital", "weighed_frequencies"]
+__all__ = ["TOKEN_CLASSES", "frequency_classes", "holds_capital", "weighed_frequencies"]
 
 #: Class names of the outputs that are classes, in the order of their ids.
-CLASSES: dict[str, tuple[str, ...]] = {
+TOKEN_CLASSES: dict[str, tuple[str, ...]] = {
     "tf": ("1 to 9 times", "10 to 99", "100 to 999", "1000 and more"),
     "cap": ("no upper-case letter", "at least one"),
 }

@@ -13,7 +13,6 @@ no position sees its own target. The published code hands such masks to objectiv
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,10 +38,6 @@ class Visibility:
     def attention(self, attention_mask: Tensor, dtype: torch.dtype) -> Tensor:
         """Return what a body takes as its mask: the rows' own ``[rows, tokens]``, or `additive`."""
         return attention_mask if self.mask is None else additive(self.mask, dtype)
-
-    def to(self, device: Any) -> "Visibility":
-        """Return the view on a device."""
-        return Visibility(None if self.mask is None else self.mask.to(device), self.predictor.to(device))
 
 
 def visibility(

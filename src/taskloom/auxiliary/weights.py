@@ -249,9 +249,8 @@ class ObjectiveWeights:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 learned = {name: file.get_tensor(name) for name in _HANDED_ON}
-            objectives, stages, update = (
-                json.loads(metadata["objectives"]), json.loads(metadata["stages"]), metadata["update"]
-            )  # fmt: skip
+            objectives, stages = json.loads(metadata["objectives"]), json.loads(metadata["stages"])
+            update = metadata["update"]
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise RunError(f"{path}: not a file of objectives' weights, or damaged ({error})") from error
         self._refuse_other_space(path, objectives, {stage: tuple(words) for stage, words in stages.items()})
