@@ -218,3 +218,9 @@ def _check_length(recipe: Recipe, encoder: PreTrainedModel, answer: int = 0) -> 
             f"data.max_length: {recipe.data.max_length} tokens are more than '{recipe.model.path}' allows{beside} "
             f"({max(allowed, 0)}). {advice}"
         )
+    longest = recipe.auxiliary.max_length  # of rows that have no answer
+    if longest is not None and longest > positions - reserved:
+        raise RecipeError(
+            f"auxiliary.max_length: {longest} tokens are more than '{recipe.model.path}' allows "
+            f"({positions - reserved}). Lower it, or leave it out for data.max_length."
+        )

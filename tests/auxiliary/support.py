@@ -43,6 +43,7 @@ def masked_encoder(folder: Path, layers: int = 3, hidden: int = 16, dropout: flo
         max_position_embeddings=64,
         hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=dropout,
+        initializer_range=0.3,  # so that texts differ to an untrained model, and gradients are no rounding errors
     )
     BertForMaskedLM(config).save_pretrained(str(folder))
     return folder

@@ -15,7 +15,7 @@ from taskloom.errors import DataError, RecipeError, RunError, UserError
 from taskloom.recipe.auxiliary import NeuralLMSection
 from taskloom.tasks import TaskSuite
 from tests.auxiliary.tiny_text import word_tokenizer
-from tests.tiny import write_jsonl
+from tests.tiny import tiny_encoder, write_jsonl
 from tests.tiny_language import WORDS, save_tiny
 
 TEXTS = ["the film was very good", "a book is bad", " ", "the meal was not good so no"]
@@ -134,8 +134,10 @@ def test_mistakes(tmp_path):
     model = save_tiny("gpt2", tmp_path / "model")
     with pytest.raises(RecipeError, match=r"neural_lm\.new_tokens: a text of 70 tokens .* longer than the 64 that"):
         generated_documents(settings(model, prompt_tokens=10, new_tokens=60), TEXTS, tmp_path / "texts")
-    with pytest.raises(UserError, match="cannot load"):
+    with pytest.raises(UserError, match=r"neural_lm\.model: cannot load"):
         generated_documents(settings(tmp_path / "nothing"), TEXTS, tmp_path / "texts")
+    with pytest.raises(RecipeError, match=r"neural_lm\.model: .* is an encoder, which does not go on with a text"):
+        generated_documents(settings(tiny_encoder(tmp_path / "bert")), TEXTS, tmp_path / "texts")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write the cache folder .*data\.cache"):
         generated_documents(settings(model), TEXTS, tmp_path / "file")

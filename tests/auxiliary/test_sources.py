@@ -11,6 +11,7 @@ from taskloom.auxiliary.batch import BLOCKS
 from taskloom.auxiliary.labelled_source import LabelledSource
 from taskloom.auxiliary.sources import build_sources, unavailable
 from taskloom.auxiliary.space import Objective
+from taskloom.auxiliary.transforms import Transforms
 from taskloom.errors import DataError, RecipeError
 from taskloom.tasks import MultiTaskCollator, TaskSuite
 from tests.auxiliary.tiny_text import word_tokenizer
@@ -238,7 +239,7 @@ def test_what_cannot_be_made_is_told_with_its_reason(suite, tmp_path):
         for output in ("denoise", "next-sentence")
     ]
     sources = build_sources(space, suite=suite, tokenizer=tokenizer, max_length=12, paths={"in-domain": [path]})
-    found = unavailable(space, sources, tokenizer)
+    found = unavailable(space, sources, Transforms(tokenizer))
     no_mask = "the model's tokenizer has no mask token"
     one_sentence = "output next-sentence of in-domain: every document has one sentence"
     assert {objective.name: reason for objective, reason in found.items()} == {
@@ -251,7 +252,10 @@ def test_what_cannot_be_made_is_told_with_its_reason(suite, tmp_path):
             for output in ("denoise", "next-sentence")
         },
     }
-    assert unavailable(space[:1], sources, word_tokenizer(WORDS)) == {}
+    assert unavailable(space[:1], sources, Transforms(word_tokenizer(WORDS))) == {}
+    # Each transform of the published mixture masks some of the words.
+    mixed = unavailable(space[6:7], sources, Transforms(tokenizer, pure=False))
+    assert list(mixed.values()) == [f"transform replace: {no_mask}"]
 
 
 def test_drawing_is_fast(suite):

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Cut", "transformer_layers"]
+__all__ = ["Cut", "layer_below"]
 
 
 class Cut:
@@ -43,13 +43,15 @@ class Cut:
             handle.remove()
 
 
-def transformer_layers(model: nn.Module, count: int) -> list[nn.Module]:
-    """Return the `count` layers of a transformer, lowest first.
+def layer_below(network: Any, count: int) -> nn.Module:
+    """Return the lowest of the `count` top layers of a model with tasks.
 
     Raises:
-        ValueError: `model` holds no list of as many modules.
+        ValueError: it has no more layers than that.
     """
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return list(module)
-    raise ValueError(f"`model`: {type(model).__name__} holds no list of {count} layers")
+    body = getattr(network, "encoder", None) or network.backbone
+    depth = body.config.num_hidden_layers
+    if count >= depth:
+        raise ValueError(f"`cosine_layers` must be below the model's {depth} layers, found {count}")
+    layers = next(each for each in body.modules() if isinstance(each, nn.ModuleList) and len(each) == depth)
+    return layers[depth - count]

@@ -11,6 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 from taskloom.auxiliary.bodies import Body, DecoderBody, EncoderBody
+from taskloom.auxiliary.cut import layer_below
 from taskloom.auxiliary.finetune import record_results
 from taskloom.auxiliary.heads import VOCABULARY_OUTPUTS
 from taskloom.auxiliary.history import HISTORY_FILE, WeightLog, read_weight_history
@@ -18,8 +19,7 @@ from taskloom.auxiliary.leaks import refuse_leaks
 from taskloom.auxiliary.ranking import RANKING_FILE, rank_objectives, ranking_table, write_ranking
 from taskloom.auxiliary.sources import Source, build_sources, unavailable
 from taskloom.auxiliary.space import SearchSpace
-from taskloom.auxiliary.step import layer_below
-from taskloom.auxiliary.trainer import AuxiliaryTrainer
+from taskloom.auxiliary.trainer import WEIGHTS_FILE, AuxiliaryTrainer
 from taskloom.auxiliary.transforms import Transforms
 from taskloom.auxiliary.vocabulary import VocabularyHead, load_vocabulary_head
 from taskloom.auxiliary.weights import ObjectiveWeights
@@ -32,10 +32,7 @@ from taskloom.report.objectives import objective_curves, stage_curves
 from taskloom.runs import RunFolder
 from taskloom.tasks import Task, TaskSuite
 
-__all__ = ["WEIGHTS_FILE", "AuxiliaryObjectives", "build_objectives"]
-
-#: The learned weights in a run folder, which another run may start from.
-WEIGHTS_FILE = "objective_weights.safetensors"
+__all__ = ["AuxiliaryObjectives", "build_objectives"]
 
 Model = MultiTaskModel | GenerativeModel
 
@@ -137,7 +134,8 @@ def build_objectives(
         seed=recipe.seed,
         console=console,
     )
-    space = _possible(recipe, space, sources, tokenizer, console)
+    transforms = Transforms(tokenizer, settings.probability, settings.pure_transform, settings.transform_temperature)
+    space = _possible(recipe, space, sources, transforms, console)
     refuse_leaks(body, space.representations)
     _require_layers(recipe, model)
     weights = ObjectiveWeights(
@@ -156,7 +154,7 @@ def build_objectives(
         sources,
         tuple(own[name] for name in space.outputs if name in own),
         _vocabulary(recipe, space, model, console),
-        Transforms(tokenizer, settings.probability, settings.pure_transform, settings.transform_temperature),
+        transforms,
     )
 
 
@@ -188,10 +186,10 @@ def _labelled_suite(recipe: Recipe, suite: TaskSuite) -> TaskSuite | None:
 
 
 def _possible(
-    recipe: Recipe, space: SearchSpace, sources: Mapping[str, Source], tokenizer: Any, console: Console
+    recipe: Recipe, space: SearchSpace, sources: Mapping[str, Source], transforms: Transforms, console: Console
 ) -> SearchSpace:
     """Drop the objectives that cannot be made; refuse if one was asked for by name, or none is left."""
-    reasons = unavailable(space, sources, tokenizer)
+    reasons = unavailable(space, sources, transforms)
     if not reasons:
         return space
     if recipe.auxiliary.objectives is not None:

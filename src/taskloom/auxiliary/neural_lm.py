@@ -17,8 +17,8 @@ import torch
 from rich.console import Console
 
 from taskloom.auxiliary.template import RowTemplate
-from taskloom.backbones import load_language_model, load_tokenizer
-from taskloom.errors import DataError, RecipeError
+from taskloom.backbones import find_family, load_language_model, load_tokenizer
+from taskloom.errors import DataError, RecipeError, UserError
 from taskloom.locks import FolderLock
 from taskloom.progress import counted
 from taskloom.recipe.auxiliary import NeuralLMSection
@@ -111,8 +111,17 @@ class _Writer:
         self.settings = settings
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         source: dict[str, Any] = {"revision": settings.revision, "gguf_file": settings.gguf_file}
-        self.tokenizer = load_tokenizer(path, **source)
-        model: Any = load_language_model(path, family="decoder", **source)
+        try:
+            # Transformers would let a BERT write, which knows no next word.
+            if (family := find_family(path, **source)) != "decoder":
+                raise RecipeError(
+                    f"neural_lm.model: '{path}' is an {family.replace('_', '-')}, which does not go on with a text; "
+                    "name a causal language model such as gpt2"
+                )
+            self.tokenizer = load_tokenizer(path, **source)
+            model: Any = load_language_model(path, family="decoder", **source)
+        except UserError as error:  # it names the field of the model that is trained
+            raise type(error)(str(error).replace("model.path:", "neural_lm.model:", 1)) from error
         self.model = model.to(self.device).eval()
         most = getattr(model.config, "max_position_embeddings", None)
         template = RowTemplate(self.tokenizer, settings.prompt_tokens)

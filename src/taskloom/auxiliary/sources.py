@@ -19,14 +19,12 @@ from taskloom.tasks import TaskSuite
 
 if TYPE_CHECKING:
     from taskloom.auxiliary.space import Objective
+    from taskloom.auxiliary.transforms import Transforms
 
 __all__ = ["Source", "build_sources", "unavailable"]
 
 #: Sources that are read from files, with the recipe's field that names them.
 FILE_FIELDS = {"in-domain": "auxiliary.in_domain", "out-domain": "auxiliary.out_domain"}
-
-#: Transforms that put the tokenizer's mask token into the text.
-MASKING = ("mask", "bert")
 
 
 class Source(Protocol):
@@ -107,15 +105,15 @@ def build_sources(
 
 
 def unavailable(
-    space: Iterable["Objective"], sources: Mapping[str, Source], tokenizer: PreTrainedTokenizerBase
+    space: Iterable["Objective"], sources: Mapping[str, Source], transforms: "Transforms"
 ) -> dict["Objective", str]:
-    """Return the objectives that cannot be made from these sources with this tokenizer, and why.
+    """Return the objectives that cannot be made from these sources with these transforms, and why.
 
     The reasons name the choice that is at fault, so that objectives of the same reason can be told of at once.
     """
     reasons: dict[Objective, str] = {}
     for objective in space:
-        if objective.transform in MASKING and tokenizer.mask_token_id is None:
+        if transforms.mask_token_id is None and transforms.needs_mask_token(objective.transform):
             reasons[objective] = f"transform {objective.transform}: the model's tokenizer has no mask token"
         elif reason := sources[objective.data].supports(objective.output):
             reasons[objective] = f"output {objective.output} of {objective.data}: {reason}"

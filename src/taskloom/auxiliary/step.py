@@ -6,13 +6,14 @@ gradient compared with that of the held-out loss; otherwise the weighted losses 
 is done.
 
 Views follow one another, so that memory holds one view's graph, the held-out gradient, the sum, and one objective's
-gradient, however many objectives there are. A view's rows run in chunks if a device holds fewer; losses are means over
-all that counts in the view, so chunks give the gradient of the whole.
+gradient, however many objectives there are. A view's rows run in chunks if a device holds fewer (then one gradient is
+held for each of its objectives); losses are means over all that counts in the view, so chunks give the gradient of the
+whole.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -22,18 +23,18 @@ from torch import Tensor, nn
 
 from taskloom.auxiliary.batch import RowBatch
 from taskloom.auxiliary.bodies import Body
-from taskloom.auxiliary.cut import Cut, transformer_layers
+from taskloom.auxiliary.cut import Cut, layer_below
 from taskloom.auxiliary.heads import ObjectiveHeads
 from taskloom.auxiliary.plan import Share, plan_step
 from taskloom.auxiliary.space import Objective
 from taskloom.auxiliary.transforms import Transforms
-from taskloom.auxiliary.views import additive, visibility
+from taskloom.auxiliary.views import visibility
 from taskloom.auxiliary.weights import ObjectiveWeights
 from taskloom.generative import GenerativeModel
 from taskloom.gradients import inner
 from taskloom.model import MultiTaskModel
 
-__all__ = ["AuxiliaryStep", "StepResult", "layer_below"]
+__all__ = ["AuxiliaryStep", "StepResult"]
 
 Gradient = list[Tensor | None]
 
@@ -119,7 +120,6 @@ class AuxiliaryStep:
         self.autocast = autocast
         self.scaler = scaler
         self._layer = None if cosine_layers is None else layer_below(network, cosine_layers)
-        self._seed: tuple[int, int] = (0, 0)
 
     def __call__(self, seed: tuple[int, int], dev_loss: Callable[[], Tensor] | None) -> StepResult:
         """Do the auxiliary part of a step, after the tasks' own gradients are in `.grad`.
@@ -156,21 +156,17 @@ class AuxiliaryStep:
         )
         pooled = self.body.pooled_position(batch.attention_mask)
         seen = visibility(view.representation, batch.attention_mask, generator, pooled=pooled, density=self.density)
-        mask = batch.attention_mask if seen.mask is None else additive(seen.mask, self._mask_dtype())
         return _Drawn(
             members=share.members,
             objectives=[objectives[position] for position in share.members],
             batch=batch.to(device),
             input_ids=corrupted.input_ids.to(device),
-            mask=mask.to(device),
+            mask=seen.attention(batch.attention_mask, self.body.dtype).to(device),
             noised=None if corrupted.noised is None else corrupted.noised.to(device),
             counted=corrupted.counted.to(device),
             predictor=seen.predictor.to(device),
             generator=torch.Generator().manual_seed(int(numbers.integers(2**63))),
         )
-
-    def _mask_dtype(self) -> torch.dtype:
-        return next(p.dtype for p in self.network.parameters())
 
     def _losses(self, drawn: "_Drawn", rows: slice) -> list[tuple[Tensor, Tensor]]:
         """Run a view's rows and return each member's mean loss, and how much of the view's mean that is."""
@@ -294,19 +290,20 @@ class AuxiliaryStep:
                     at_leaf = scaled if at_leaf is None else at_leaf + scaled
             if cut is not None and at_leaf is not None and cut.below is not None and cut.below.requires_grad:
                 below = torch.autograd.grad(cut.below, self.parameters, at_leaf, allow_unused=True)
-                _accumulate(summed, list(below), torch.ones_like(at_leaf[0, 0, 0]), None)
+                _accumulate(summed, list(below), at_leaf.new_ones(()), None)
 
     def _agreement(self, gradient: Gradient, dev: "_Target", loss: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factor that clips an objective's gradient, 0 where it is not finite, and the cosine, NaN there."""
         square = dev.square(gradient)
         cosine = dev.cosine(gradient, square)
-        # In float16 an overflow is the scaler's to see: it skips the step and lowers its scale.
-        finite = torch.isfinite(square) if self.scaler is None else torch.isfinite(loss)
+        finite = torch.isfinite(square)
         factor = torch.ones_like(square)
         if self.max_grad_norm:
             scale = 1.0 if self.scaler is None else self.scaler.get_scale()
             factor = (self.max_grad_norm * scale / square.sqrt()).clamp(max=1.0)
-        return torch.where(finite, factor, 0.0), torch.where(finite, cosine, torch.nan)
+        # In float16 an overflow of a finite loss is the scaler's to see: it skips the step and lowers its scale.
+        lost = torch.isfinite(loss).to(factor.dtype) if self.scaler is not None else torch.zeros_like(factor)
+        return torch.where(finite, factor, lost), torch.where(finite, cosine, torch.nan)
 
 
 @dataclass(frozen=True)
@@ -324,16 +321,14 @@ class _Drawn:
     generator: torch.Generator
 
     def rows(self, rows: slice) -> "_Drawn":
-        return _Drawn(
-            self.members,
-            self.objectives,
-            self.batch.rows(rows),
-            self.input_ids[rows],
-            self.mask[rows],
-            None if self.noised is None else self.noised[rows],
-            self.counted[rows],
-            self.predictor[rows],
-            self.generator,
+        return replace(
+            self,
+            batch=self.batch.rows(rows),
+            input_ids=self.input_ids[rows],
+            mask=self.mask[rows],
+            noised=None if self.noised is None else self.noised[rows],
+            counted=self.counted[rows],
+            predictor=self.predictor[rows],
         )
 
 
@@ -357,21 +352,8 @@ class _Target:
         """Return the cosine of a gradient with the held-out one, 0 where either is zero."""
         square = self.square(gradient) if square is None else square
         product = inner(self._only(gradient), self._gradient).to(square.device)
-        scale = (square * self._square).sqrt()
+        scale = square.sqrt() * self._square.sqrt()  # the product of the squares may overflow
         return torch.where(scale == 0, torch.zeros_like(scale), product / scale)
-
-
-def layer_below(network: Any, count: int) -> nn.Module:
-    """Return the lowest of the `count` top layers of a network.
-
-    Raises:
-        ValueError: it has no more layers than that.
-    """
-    encoder = getattr(network, "encoder", None) or network.backbone
-    depth = encoder.config.num_hidden_layers
-    if count >= depth:
-        raise ValueError(f"`cosine_layers` must be below the model's {depth} layers, found {count}")
-    return transformer_layers(encoder, depth)[depth - count]
 
 
 def _kept(gradient: Tensor, factor: Tensor | None) -> Tensor:

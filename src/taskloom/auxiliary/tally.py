@@ -17,7 +17,7 @@ class Tally:
 
     Attributes:
         sampled: steps that it was sampled in.
-        skipped: those of them in which its gradient was not finite.
+        skipped: those of them in which its gradient, or the held-out one, was not finite.
         cosines: sum of its cosines with the held-out gradient.
         losses: sum of its losses.
     """

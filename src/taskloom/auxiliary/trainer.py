@@ -132,6 +132,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         )
         self._passes: list[HeadInputs] = []
         self._auxiliary_loss = torch.zeros((), device=args.device)
+        self._auxiliary_steps = 0
         self._reported: set[int] = set()
 
     def _held_out_features(self, split: str | None) -> list[Any]:
@@ -229,13 +230,15 @@ class AuxiliaryTrainer(MultiTaskTrainer):
     def _note(self, result: StepResult) -> None:
         self.tally.note(result)
         self._auxiliary_loss += result.loss.detach()
+        self._auxiliary_steps += 1
         if result.cosines is None:
             return
         for index in self.tally.skipped_in(result):
             if index not in self._reported:
                 self._reported.add(index)
                 logger.warning(
-                    "step %d: the gradient of %s is not finite; it is left out whenever that happens, and counted",
+                    "step %d: no finite agreement of %s with the held-out gradient; what is not finite is left out "
+                    "whenever that happens, and counted",
                     self.state.global_step + 1,
                     self.objective_weights.space[index].name,
                 )
@@ -245,8 +248,9 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         if "loss" in logs:
             primary, auxiliary = self.objective_weights.balance()
             logs["weight/primary"], logs["weight/auxiliary"] = primary, auxiliary
-            logs["loss/auxiliary"] = self._auxiliary_loss.item() / max(self.args.logging_steps, 1)
+            logs["loss/auxiliary"] = self._auxiliary_loss.item() / max(self._auxiliary_steps, 1)
             self._auxiliary_loss.zero_()
+            self._auxiliary_steps = 0
             if skipped := int(self.tally.skipped.sum()):
                 logs["skipped"] = skipped
             if self.history is not None:

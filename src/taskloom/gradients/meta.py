@@ -211,9 +211,9 @@ class _Inner:
             return loss, tokens
 
         if method == "tangents":
-            _, slopes = jvp(lambda values: losses(values)[1], (parameters,), (direction,))
+            slopes: Tensor = jvp(lambda values: losses(values)[1], (parameters,), (direction,))[1]
             return {name: torch.zeros_like(value) for name, value in direction.items()}, slopes / count
-        _, (product, slopes) = jvp(grad(losses, has_aux=True), (parameters,), (direction,))
+        product, slopes = jvp(grad(losses, has_aux=True), (parameters,), (direction,))[1]
         return product, slopes / count
 
     def _double_backward(self, number: int, parameters: Tensors, direction: Tensors) -> tuple[Tensors, Tensor]:
