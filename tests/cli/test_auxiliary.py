@@ -170,6 +170,7 @@ def test_objectives_that_cannot_be_are_dropped_or_refused(project, capsys):
         (["auxiliary.objectives=[task/mask/bidirectional/tf]"], "task/mask/bidirectional/tf"),
         (["auxiliary.dev_split=dev_other"], "auxiliary.dev_split: task 'opinion' has no dev split 'dev_other'"),
         (["auxiliary.cosine_layers=3"], "auxiliary.cosine_layers"),
+        (["auxiliary.max_length=65"], "auxiliary.max_length: 65 tokens are more than "),
         (["auxiliary.warm_start=runs/none"], "runs/none"),
         (["sampling.strategy=uncertainty"], "sampling.strategy"),
         (["auxiliary.primary_lr=-1"], "auxiliary.primary_lr"),
