@@ -11,7 +11,9 @@ from typing import Any
 
 from rich.console import Console
 
+from taskloom.auxiliary.results import RESULTS_FILE
 from taskloom.build import build_inference, layout
+from taskloom.evaluation.generations import GENERATIONS_FOLDER
 from taskloom.fit import train
 from taskloom.generative import GenerativeModel
 from taskloom.inference import Scores, dev_splits, mean_score, split_title
@@ -24,9 +26,8 @@ from taskloom.storage import staged_folder, write_atomically
 from taskloom.tasks import TaskSuite
 from taskloom.training import SCORES_FILE
 
-__all__ = ["RESULTS_FILE", "record_results"]
+__all__ = ["record_results"]
 
-RESULTS_FILE = "auxiliary.json"
 FINAL_FOLDER = "final"
 
 Model = MultiTaskModel | GenerativeModel
@@ -51,18 +52,20 @@ def record_results(
         write_atomically(path, to_json(results, indent=2) + "\n")
     if not recipe.auxiliary.final_finetuning or results["post"] is not None:
         return
-    model.load(run.model_folder)
     final = _final_recipe(recipe, run)
     with RunFolder.create(final.output, final, resume=(final.output / "recipe.yaml").is_file()) as further:
         if not further.finished:
             console.print("Final fine-tuning on the tasks alone.")
+            model.load(run.model_folder)
             train(final, further, suite, model, tokenizer, console)
             further.mark_finished()
     dev = mean_score(suite, json.loads((further.model_folder / SCORES_FILE).read_text("utf-8")))
     better = dev > results["dev"]
     if better:
-        with staged_folder(run.model_folder) as folder:
-            shutil.copytree(further.model_folder, folder, dirs_exist_ok=True)
+        for name in (run.model_folder.name, GENERATIONS_FOLDER):
+            if (further.path / name).is_dir():
+                with staged_folder(run.path / name) as folder:
+                    shutil.copytree(further.path / name, folder, dirs_exist_ok=True)
         model.load(run.model_folder)
         results["post"] = _scores(recipe, suite, model, tokenizer, _scored_splits(suite))
     else:

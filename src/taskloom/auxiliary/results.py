@@ -19,10 +19,10 @@ from taskloom.recipe import Recipe, differences
 from taskloom.runs import RunFolder
 from taskloom.storage import write_atomically
 
-__all__ = ["SCORES_FILE", "ResultsSheet", "results_sheet"]
+__all__ = ["RESULTS_FILE", "ResultsSheet", "results_sheet"]
 
-#: What a run writes its scores to.
-SCORES_FILE = "auxiliary.json"
+#: What `taskloom.auxiliary.finetune` writes a run's scores to.
+RESULTS_FILE = "auxiliary.json"
 
 #: Fields that tell runs apart which are no settings.
 _NOT_SETTINGS = ("name", "seed")
@@ -107,9 +107,9 @@ def _read(folder: Path) -> _Finished:
     run = RunFolder.open(folder)
     if not run.finished:
         raise RunError(f"{folder}: this run is not finished")
-    path = folder / SCORES_FILE
+    path = folder / RESULTS_FILE
     if not path.is_file():
-        raise RunError(f"{folder}: a run without auxiliary objectives: it has no {SCORES_FILE}")
+        raise RunError(f"{folder}: a run without auxiliary objectives: it has no {RESULTS_FILE}")
     try:
         written = json.loads(path.read_text("utf-8"))
         scores = {

@@ -10,9 +10,9 @@ from taskloom.fit import fit
 from taskloom.recipe import Recipe
 from taskloom.runs import RunFolder
 
-__all__ = ["RESULTS_FILE", "fit_seeds", "seed_recipes"]
+__all__ = ["SHEET_FILE", "fit_seeds", "seed_recipes"]
 
-RESULTS_FILE = "results.csv"
+SHEET_FILE = "results.csv"
 
 
 def seed_recipes(recipe: Recipe, seeds: int) -> list[Recipe]:
@@ -51,6 +51,6 @@ def fit_seeds(recipe: Recipe, seeds: int, resume: bool = False, quiet: bool = Fa
         console.print(f"Seed {each.seed} ({number} of {seeds})", style="bold")
         fit(each, resume=resume and (each.output / "recipe.yaml").is_file(), quiet=quiet)
     sheet = results_sheet([each.output for each in recipes])
-    path = recipe.output / RESULTS_FILE
+    path = recipe.output / SHEET_FILE
     sheet.write(path)
     return path, sheet
