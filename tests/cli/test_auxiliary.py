@@ -1,14 +1,18 @@
 """`taskloom auxiliary`, as a user types it."""
 
+import contextlib
 import csv
+import io
 import json
 import random
+import shutil
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
-from taskloom import load, load_recipe
-from taskloom.fit import fit
+from taskloom import load
+from taskloom.cli import main
 from tests.auxiliary.support import masked_encoder
 from tests.cli.command import files, refused, run
 from tests.tiny import sentence, tiny_encoder, write_jsonl
@@ -21,6 +25,10 @@ SPACE = {
 }
 
 
+#: Settings of a run that is not about training.
+SHORT = ("training.max_steps=1", "auxiliary.final_finetuning=false")
+
+
 def documents(count: int, sentences: int, seed: int) -> list[dict]:
     """Rows whose texts have some sentences; the label is whether there is a good word."""
     rng = random.Random(seed)
@@ -28,14 +36,29 @@ def documents(count: int, sentences: int, seed: int) -> list[dict]:
     return [{"text": text, "label": "pos" if "good" in text.lower() else "neg"} for text in texts]
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A working folder with a task, text of its domain and the recipe `tiny.yaml`, whose run is in `runs/tiny`."""
+    folder = tmp_path_factory.mktemp("trained")
+    masked_encoder(folder / "encoder", layers=2)
+    for split, count in {"train": 24, "dev": 8, "test": 8}.items():
+        write_jsonl(folder / "data" / f"{split}.jsonl", documents(count, 3, seed=count))
+    write(folder)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as printed:
+        patch.chdir(folder)
+        patch.setenv("TASKLOOM_CACHE", str(folder / "cache"))
+        with pytest.raises(SystemExit):
+            main(["auxiliary", "tiny.yaml"])
+    (folder / "printed").write_text(printed.getvalue())
+    return folder
+
+
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A working folder with a task, text of its domain, and the recipe `tiny.yaml`."""
+def project(trained, tmp_path, monkeypatch):
+    """A copy of the working folder without the run, in which pictures are not drawn."""
+    shutil.copytree(trained, tmp_path, ignore=shutil.ignore_patterns("runs", "cache"), dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    masked_encoder(tmp_path / "encoder")
-    for split, count in {"train": 40, "dev": 16, "test": 12}.items():
-        write_jsonl(tmp_path / "data" / f"{split}.jsonl", documents(count, 3, seed=count))
-    write(tmp_path)
+    monkeypatch.setattr(Figure, "savefig", lambda *_args, **_settings: None)
     return tmp_path
 
 
@@ -57,17 +80,16 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def test_a_run_leaves_weights_ranking_pictures_and_scores(project, capsys):
-    outcome = run(capsys, "auxiliary", "tiny.yaml")
-    assert outcome.code == 0, outcome.err
-    found = project / "runs/tiny"
-    assert "Auxiliary objectives by weight" in outcome.err
+def test_a_run_leaves_weights_ranking_pictures_and_scores(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    found = trained / "runs/tiny"
+    assert "Auxiliary objectives by weight" in (trained / "printed").read_text()
     ranking = rows(found / "objectives.csv")
     assert len(ranking) == 10  # 2 transforms x (3 outputs bidirectional, 2 in order)
     assert sum(float(row["weight"]) for row in ranking) == pytest.approx(1, abs=1e-4)
     assert sum(int(row["sampled"]) for row in ranking) == 6 * 3
     history = rows(found / "objective_weights.csv")
-    assert [int(row["step"]) for row in history] == [1, 2, 3, 4, 5, 6]
+    assert [int(row["step"]) for row in history] == [0, 1, 2, 3, 4, 5, 6]
     assert float(history[0]["primary"]) == 0.5 != float(history[-1]["primary"])
     assert (found / "stages.png").stat().st_size > 1000
     assert (found / "objectives.png").stat().st_size > 1000
@@ -81,21 +103,22 @@ def test_a_run_leaves_weights_ranking_pictures_and_scores(project, capsys):
     assert run(capsys, "evaluate", "runs/tiny", "--split", "test").code == 0
 
 
-def test_train_does_the_same(project, capsys):
-    run(capsys, "auxiliary", "tiny.yaml", "output=a", "auxiliary.final_finetuning=false")
-    run(capsys, "train", "tiny.yaml", "output=b", "auxiliary.final_finetuning=false")
-    for name in ("objective_weights.csv", "objectives.csv", "model/heads.safetensors"):
-        assert (project / "a" / name).read_bytes() == (project / "b" / name).read_bytes()
+#: What the same recipe writes alike.
+COMPARED = ("objective_weights.csv", "objectives.csv", "auxiliary.json", "model/heads.safetensors")
 
 
-def test_a_second_command_resumes_each_part(project, capsys, monkeypatch):
+def test_train_does_the_same(trained, project, capsys):
+    assert run(capsys, "train", "tiny.yaml").code == 0
+    for name in COMPARED:
+        assert (trained / "runs/tiny" / name).read_bytes() == (project / "runs/tiny" / name).read_bytes(), name
+
+
+def test_a_second_command_resumes_each_part(trained, project, capsys, monkeypatch):
     import taskloom.auxiliary.fit as fitting
 
     def stop(*_args):
         raise KeyboardInterrupt
 
-    recipe = load_recipe("tiny.yaml", ["output=whole"])
-    fit(recipe, quiet=True)
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "record_results", stop)
         outcome = run(capsys, "auxiliary", "tiny.yaml", "output=parts")
@@ -103,12 +126,12 @@ def test_a_second_command_resumes_each_part(project, capsys, monkeypatch):
         assert "taskloom auxiliary tiny.yaml output=parts --resume" in outcome.err
     assert "parts: holds a run already" in refused(capsys, "auxiliary", "tiny.yaml", "output=parts")
     assert run(capsys, "auxiliary", "tiny.yaml", "output=parts", "--resume").code == 0
-    for name in ("objective_weights.csv", "objectives.csv", "auxiliary.json", "model/heads.safetensors"):
-        assert (project / "whole" / name).read_bytes() == (project / "parts" / name).read_bytes(), name
+    for name in COMPARED:
+        assert (trained / "runs/tiny" / name).read_bytes() == (project / "parts" / name).read_bytes(), name
 
 
 def test_seeds_are_runs_of_their_own_with_one_sheet(project, capsys):
-    command = ("auxiliary", "tiny.yaml", "--seeds", "2", "output=seeds", "training.max_steps=3")
+    command = ("auxiliary", "tiny.yaml", "--seeds", "2", "output=seeds", "training.max_steps=1")
     outcome = run(capsys, *command)
     assert outcome.code == 0, outcome.err
     sheet = rows(project / "seeds/results.csv")
@@ -122,27 +145,25 @@ def test_seeds_are_runs_of_their_own_with_one_sheet(project, capsys):
     assert "holds a run already" in refused(capsys, *command)
 
 
-def test_weights_are_handed_on(project, capsys):
-    run(capsys, "auxiliary", "tiny.yaml", "auxiliary.auxiliary_lr=20")
-    outcome = run(
-        capsys, "auxiliary", "tiny.yaml", "output=again", "auxiliary.warm_start=runs/tiny", "training.max_steps=3"
-    )
+def test_weights_are_handed_on(trained, project, capsys):
+    start = f"auxiliary.warm_start={trained / 'runs/tiny'}"
+    outcome = run(capsys, "auxiliary", "tiny.yaml", "output=again", start, *SHORT)
     assert outcome.code == 0, outcome.err
-    learned = rows(project / "runs/tiny/objective_weights.csv")[-1]
+    learned = rows(trained / "runs/tiny/objective_weights.csv")[-1]
     first = rows(project / "again/objective_weights.csv")[0]
     names = [name for name in learned if "/" in name]
     assert [first[name] for name in names] == [learned[name] for name in names]
+    assert len({learned[name] for name in names}) > 1
     assert first["primary"] == "0.5"
-    message = refused(
-        capsys, "auxiliary", "tiny.yaml", "output=x", "auxiliary.warm_start=runs/tiny", "auxiliary.space=tapt"
+    assert "another search space" in refused(
+        capsys, "auxiliary", "tiny.yaml", "output=x", start, "auxiliary.space=tapt"
     )
-    assert "another search space" in message
 
 
 def test_objectives_that_cannot_be_are_dropped_or_refused(project, capsys):
     for split, count in {"train": 40, "dev": 16}.items():
         write_jsonl(project / "data" / f"{split}.jsonl", documents(count, 1, seed=1))
-    outcome = run(capsys, "auxiliary", "tiny.yaml", "training.max_steps=2")
+    outcome = run(capsys, "auxiliary", "tiny.yaml", *SHORT)
     assert outcome.code == 0, outcome.err
     assert "Dropped 2 objectives: output next-sentence of task: " in " ".join(outcome.err.split())
     asked = "auxiliary.objectives=[task/mask/bidirectional/next-sentence]"
@@ -203,7 +224,7 @@ def test_a_recipe_that_names_no_space(project, capsys):
 
 def test_a_tokenizer_without_a_mask_token(project, capsys):
     tiny_encoder(project / "encoder")
-    outcome = run(capsys, "auxiliary", "tiny.yaml", "training.max_steps=2")
+    outcome = run(capsys, "auxiliary", "tiny.yaml", *SHORT)
     assert "transform mask: the model's tokenizer has no mask token" in " ".join(outcome.err.split())
     assert outcome.code == 0, outcome.err
     assert "no mask token" in refused(capsys, "auxiliary", "tiny.yaml", "output=x", "auxiliary.space=tapt")
@@ -223,7 +244,7 @@ def test_labelled_data_and_adapters(project, capsys):
         auxiliary={"space": space, "tasks": [{"name": "other", "inputs": ["text"], "path": "other"}]},
         adapter={"method": "ca_mtl"},
     )
-    outcome = run(capsys, "auxiliary", "tiny.yaml")
+    outcome = run(capsys, "auxiliary", "tiny.yaml", *SHORT)
     assert outcome.code == 0, outcome.err
     names = {row["objective"] for row in rows(project / "runs/tiny/objectives.csv")}
     assert "other/none/random-factorized/other" in names
