@@ -120,6 +120,17 @@ def test_equal_at_the_start():
         )
 
 
+@pytest.mark.parametrize("cosine", [1.0, -1.0])
+def test_exponentiated_logits_have_a_softmax_however_far_they_run(cosine):
+    weights = make(primary_lr=1e3, auxiliary_lr=1e3, update="exponentiated")
+    for agreement in (cosine, cosine, -cosine):
+        weights.observe([0, 1], torch.tensor([agreement, -agreement]), agreement, -agreement)
+        weights.step()
+        assert weights.probabilities().isfinite().all()
+        assert sum(weights.balance()) == pytest.approx(1)
+    assert all(logits.gt(0).all() for logits in weights.logits.values())
+
+
 def test_additive_without_factors_is_exponentiated_gradient():
     weights = make(factored=False)
     before = weights.probabilities()

@@ -30,6 +30,9 @@ __all__ = ["ObjectiveWeights"]
 #: The logits that an earlier run hands on. The balance is not among them: published `retrain` starts it afresh.
 _HANDED_ON = ("joint", *STAGES)
 
+#: Logits that are multiplied stay in here: an infinite one has no softmax, and from zero there is no way back.
+EXPONENTIATED_RANGE = (1e-100, 1e100)
+
 
 class ObjectiveWeights:
     """The weights of a space's objectives: float64 on the CPU, no autograd.
@@ -197,6 +200,7 @@ class ObjectiveWeights:
         else:
             factor = len(logits) / self.space.combinations if name in STAGES else 1.0
             logits *= (rate * agreement * factor).exp()
+            logits.clamp_(*EXPONENTIATED_RANGE)
 
     def _objective_logits(self) -> Tensor:
         by_stage = [self.logits[stage][self._indices[:, column]] for column, stage in enumerate(STAGES)]
