@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import TrainerCallback
 
 from taskloom.adapters import CAMTLConfig
 from taskloom.auxiliary.bodies import EncoderBody
+from taskloom.auxiliary.cut import layer_below
 from taskloom.auxiliary.history import WeightLog, read_weight_history
 from taskloom.tasks import TaskSuite
 from tests.auxiliary.support import STAGES, RandomRows, make, masked_encoder
@@ -264,3 +266,20 @@ def test_mixed_precision(folder, suite, tmp_path):
     trainer.train()
     assert trainer.objective_weights.logits["joint"].abs().max() > 0
     assert all(value.isfinite().all() for value in parameters(trainer).values())
+
+
+def test_what_is_used_above_and_below_a_cut_is_not_compared(folder, suites, tmp_path):
+    trainer = make(folder, suites, tmp_path, wrap=ca_mtl, args={"max_steps": 1}, step={"cosine_layers": 1})
+    trainer.train()
+    names = {id(p): name for name, p in trainer.network.named_parameters()}
+    kept = zip(trainer.auxiliary.parameters, trainer.auxiliary._covered, strict=True)
+    covered = [names[id(p)] for p, compared in kept if compared]
+    assert covered
+    assert not [name for name in covered if "task_embed" in name or ".layer.0." in name or ".layer.1." in name]
+    assert any(".layer.2." in name for name in covered)
+
+
+def test_layers_that_are_no_list_are_named():
+    shared = SimpleNamespace(config=SimpleNamespace(num_hidden_layers=2), modules=lambda: iter(()))
+    with pytest.raises(ValueError, match="SimpleNamespace holds no list of 2 layers"):
+        layer_below(SimpleNamespace(encoder=shared), 1)

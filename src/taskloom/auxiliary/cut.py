@@ -47,11 +47,13 @@ def layer_below(network: Any, count: int) -> nn.Module:
     """Return the lowest of the `count` top layers of a model with tasks.
 
     Raises:
-        ValueError: it has no more layers than that.
+        ValueError: it has no more layers than that, or no list of them (ALBERT's share one).
     """
     body = getattr(network, "encoder", None) or network.backbone
     depth = body.config.num_hidden_layers
     if count >= depth:
         raise ValueError(f"`cosine_layers` must be below the model's {depth} layers, found {count}")
-    layers = next(each for each in body.modules() if isinstance(each, nn.ModuleList) and len(each) == depth)
-    return layers[depth - count]
+    for module in body.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == depth:
+            return module[depth - count]
+    raise ValueError(f"`cosine_layers`: {type(body).__name__} holds no list of {depth} layers")

@@ -73,8 +73,10 @@ class AuxiliaryStep:
         density: see `visibility`.
         order_probability: share of tokens that is predicted where the representation is ordered; None: as elsewhere.
         noise: standard deviation of noisy embeddings, in root mean squares of the embedding table.
-        max_grad_norm: while weights learn, an objective's body gradient is clipped to this norm; 0 never clips.
-        cosine_layers: compare gradients of as many top layers (and what follows them); None compares all of the body.
+        max_grad_norm: while weights learn, an objective's gradient, where it is compared, is clipped to this norm; 0
+            never clips.
+        cosine_layers: compare gradients of as many top layers and what follows them, less what is used below as well
+            (a task's embedding); None compares all of the body.
         chunk: most rows of a forward pass.
         autocast: the context of forward passes.
         scaler: scales losses in float16, None elsewhere.
@@ -119,9 +121,10 @@ class AuxiliaryStep:
         self.chunk = chunk
         self.autocast = autocast
         self.scaler = scaler
+        self._covered: list[bool] | None = None
         self._layer = None if cosine_layers is None else layer_below(network, cosine_layers)
 
-    def __call__(self, seed: tuple[int, int], dev_loss: Callable[[], Tensor] | None) -> StepResult:
+    def __call__(self, seed: tuple[int, ...], dev_loss: Callable[[], Tensor] | None) -> StepResult:
         """Do the auxiliary part of a step, after the tasks' own gradients are in `.grad`.
 
         Args:
@@ -236,11 +239,20 @@ class AuxiliaryStep:
         return StepResult(sampled, losses, cosines, balance * (among.to(losses) @ losses.nan_to_num(0, 0, 0)))
 
     def _dev_gradient(self, dev_loss: Callable[[], Tensor]) -> "_Target":
-        with self._cut(), self.autocast():
+        with self._cut() as cut, self.autocast():
             loss = dev_loss()
         gradient = torch.autograd.grad(self._scaled(loss), self.parameters, allow_unused=True)
-        reached = [each is not None for each in gradient]
-        return _Target(gradient, reached if self._layer is not None else [True] * len(reached))
+        if self._covered is None:
+            self._covered = [True] * len(gradient) if cut is None else self._above(cut, gradient)
+        return _Target(gradient, self._covered)
+
+    def _above(self, cut: Cut, gradient: Sequence[Tensor | None]) -> list[bool]:
+        """Return which parameters are used above a cut alone: of others a gradient there is only a part."""
+        used = [False] * len(gradient)
+        if cut.below is not None and cut.below.requires_grad:
+            nothing = torch.zeros_like(cut.below)
+            used = [g is not None for g in torch.autograd.grad(cut.below, self.parameters, nothing, allow_unused=True)]
+        return [g is not None and not below for g, below in zip(gradient, used, strict=True)]
 
     def _cut(self) -> AbstractContextManager[Cut | None]:
         return nullcontext() if self._layer is None else Cut().before(self._layer)

@@ -95,6 +95,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         if args.world_size > 1:
             raise UserError(f"auxiliary: objectives train in one process; this run has {args.world_size}")
         body: Body = DecoderBody(model) if isinstance(model, GenerativeModel) else EncoderBody(model, vocabulary)
+        torch.manual_seed(args.seed)  # whatever was drawn before, such as generated text
         heads = ObjectiveHeads(
             weights.space,
             body.width,
@@ -198,7 +199,8 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not self.accelerator.sync_gradients:
             return loss
-        seed = (self.args.seed, self.state.global_step)
+        # The last word keeps these draws apart from the batches' order, drawn by seed and epoch.
+        seed = (self.args.seed, self.state.global_step, 1)
         result = self.auxiliary(seed, self._dev_loss(seed) if self.objective_weights.learns else None)
         self._passes.clear()
         self._note(result)
@@ -206,13 +208,14 @@ class AuxiliaryTrainer(MultiTaskTrainer):
             self.objective_weights.step()
         return loss + result.loss.to(loss.device)
 
-    def _dev_loss(self, seed: tuple[int, int]) -> Callable[[], Tensor]:
+    def _dev_loss(self, seed: tuple[int, ...]) -> Callable[[], Tensor]:
         """Return the held-out loss as a function: the best head's on a batch of this step's own."""
         numbers = np.random.default_rng((*seed, 1))
-        each = -(-self.dev_batch_size // len(self._held_out))
+        held_out = self._held_out_of_step()
+        each = -(-self.dev_batch_size // len(held_out))
         items = [
             item
-            for features in self._held_out
+            for features in held_out
             for item in features.__getitems__(numbers.permutation(len(features))[:each].tolist())
         ]
         batch: Any = self._prepare_inputs(self.inference.collator(items))
@@ -224,6 +227,13 @@ class AuxiliaryTrainer(MultiTaskTrainer):
                 return self.network(**batch)["loss"]
 
         return loss
+
+    def _held_out_of_step(self) -> list[Any]:
+        """Return the held-out items of the step's tasks: for others no head could be fitted."""
+        if self._dev_head is None or len(self._held_out) == 1:
+            return self._held_out
+        present = torch.cat([each.task for each in self._passes]).unique().tolist()
+        return [self._held_out[task] for task in present]
 
     # The log
 
