@@ -119,18 +119,19 @@ class BruteForce:
         losses = []
         if objective.output in ("denoise", "tf", "tfidf", "cap"):
             logits = self.words(states) if objective.output == "denoise" else head[key].linear(states)
-            for row in range(len(batch)):
-                for token in range(batch.input_ids.shape[1]):
-                    at = drawn.predictor[row, token].item()
-                    wanted = drawn.counted[row, token] if objective.output == "denoise" else ~batch.special[row, token]
-                    if not wanted or at < 0:
-                        continue
-                    if objective.output == "tfidf":
-                        square = (logits[row, at, 0] - batch.targets["tfidf"][row, token]) ** 2
-                        losses.append(square)
-                    else:
-                        target = batch.input_ids if objective.output == "denoise" else batch.targets[objective.output]
-                        losses.append(-logits[row, at].log_softmax(-1)[target[row, token]])
+            target = batch.input_ids if objective.output == "denoise" else batch.targets[objective.output]
+            wanted = drawn.counted if objective.output == "denoise" else ~batch.special
+            found = [
+                (row, drawn.predictor[row, token].item(), target[row, token].item())
+                for row in range(len(batch))
+                for token in range(batch.input_ids.shape[1])
+                if wanted[row, token] and drawn.predictor[row, token] >= 0
+            ]
+            row, at, value = zip(*found, strict=True) if found else ((), (), ())
+            if objective.output == "tfidf":
+                losses = (logits[list(row), list(at), 0] - torch.tensor(value)) ** 2
+            else:
+                losses = -logits.log_softmax(-1)[list(row), list(at), list(value)]
         elif objective.output == "next-sentence":
             logits = head[key].linear(states[:, 0])
             losses = [-logits[row].log_softmax(-1)[label] for row, label in enumerate(batch.targets["next-sentence"])]
@@ -144,7 +145,8 @@ class BruteForce:
                 neighbour = row + 1 if row % 2 == 0 else row - 1
                 scores = torch.stack([f[row] @ g[other] if row % 2 == 0 else g[other] @ f[row] for other in others])
                 losses.append(-scores.log_softmax(0)[list(others).index(neighbour)])
-        return torch.stack(losses).mean() if losses else states.sum() * 0
+        losses = torch.stack(losses) if isinstance(losses, list) else losses
+        return losses.mean() if len(losses) else states.sum() * 0
 
     def gradient(self, loss, parameters):
         found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
