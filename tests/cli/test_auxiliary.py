@@ -175,6 +175,18 @@ def test_objectives_that_cannot_be_are_dropped_or_refused(project, capsys):
     assert not (project / "x").exists()
 
 
+def test_what_no_objective_uses_is_told(project, capsys):
+    (project / "domain.txt").write_text("The film was good.\n")
+    other = "auxiliary.tasks=[{name: other, inputs: [text], path: data}]"
+    space = "auxiliary.space={data: [task], transforms: [mask], representations: [none], outputs: [denoise, opinion]}"
+    outcome = run(capsys, "auxiliary", "tiny.yaml", "auxiliary.in_domain=domain.txt", other, space, *SHORT)
+    assert outcome.code == 0, outcome.err
+    told = " ".join(outcome.err.split())
+    assert "auxiliary.in_domain is not used: the search space has no in-domain text." in told
+    assert "auxiliary.tasks: 'other' is not used" in told
+    assert "the output opinion is not used: the data task has no labels of opinion." in told
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -1,6 +1,6 @@
 """From a recipe to its auxiliary objectives, and a training with them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,8 @@ def build_objectives(
     space = SearchSpace.read(settings.space, names)
     if settings.objectives is not None:
         space = space.restrict([space.find(name) for name in settings.objectives])
+    for remark in _unused(recipe, space, labelled):
+        console.print(remark, highlight=False)
     body: Body = DecoderBody(model) if isinstance(model, GenerativeModel) else EncoderBody(model)
     sources = build_sources(
         space,
@@ -156,6 +158,26 @@ def build_objectives(
         _vocabulary(recipe, space, model, console),
         transforms,
     )
+
+
+def _unused(recipe: Recipe, space: SearchSpace, labelled: TaskSuite | None) -> Iterator[str]:
+    """Say what was written down and has no part in any objective."""
+    settings = recipe.auxiliary
+    given = {
+        "in-domain": ("auxiliary.in_domain", settings.in_domain),
+        "out-domain": ("auxiliary.out_domain", settings.out_domain),
+        "neural-lm": ("neural_lm.model", recipe.neural_lm.model),
+    }
+    for name, (field, value) in given.items():
+        if value is not None and name not in space.data:
+            yield f"{field} is not used: the search space has no {name} text."
+    for task in labelled or ():
+        if task.name not in (*space.data, *space.outputs):
+            yield f"auxiliary.tasks: '{task.name}' is not used: it is neither data nor an output of the search space."
+    for stage, words in space.stages.items():
+        for word in words:
+            if reason := space.why_unused(stage, word):
+                yield f"auxiliary.space: the {stage} {word} is not used: {reason}."
 
 
 def _require_layers(recipe: Recipe, model: Model) -> None:

@@ -205,6 +205,12 @@ class SearchSpace(Sequence[Objective]):
                 return f"the space forbids {one[1]} with {other[1]}"
         return None
 
+    def why_unused(self, stage: str, word: str) -> str | None:
+        """Return why no combination with this value is legal, or None if one is."""
+        place = STAGES.index(stage)
+        reasons = [self.why_illegal(each) for each in self._product() if each.words[place] == word]
+        return None if None in reasons else "; ".join(dict.fromkeys(map(str, reasons)))
+
     def find(self, name: str) -> Objective:
         """Return the legal objective of this name.
 
