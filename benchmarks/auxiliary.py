@@ -16,10 +16,10 @@ as its authors run it; leanest: the same with one vocabulary head for all object
 vocabulary logits that its body computes in vain. Its fit of the dev head ends early where the loss stands still;
 `dev_passes` says after how many passes through the body.
 
-Targets: learned at most half of published (aim: a third) and 1.5 of static; static at most 1.1 of plain. They are of the
-full size: with half the rows, what costs the same for any number of rows (a gradient of all parameters an objective)
-weighs twice as much. Peak memory counts tensors at a step's peak, its gradients among them but not parameters and
-AdamW's state; resident memory beside it. Times are processor time on one thread, on a GPU elapsed time.
+Targets: learned at most half of published (aim: a third) and 1.5 of static; static at most 1.1 of plain. They are for
+the size above: with half the rows, what costs the same for any number of rows (a gradient of all parameters for each
+objective) weighs twice as much. Peak memory counts tensors at a step's peak, its gradients among them but not
+parameters and AdamW's state; resident memory beside it. Times are processor time on one thread, on a GPU elapsed time.
 """
 
 import argparse
