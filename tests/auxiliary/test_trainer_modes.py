@@ -125,13 +125,13 @@ def forbidden(*_args, **_kwargs):
 
 @pytest.mark.parametrize("rates", [(0.0, 0.0), (0.5, 2.0)])
 def test_accumulated_batches_give_the_gradient_of_the_large_batch(folder, suite, tmp_path, rates):
-    whole = make(folder, suite, tmp_path / "a", rates=rates, args={"max_steps": 3}, step={"chunk": None})
+    whole = make(folder, suite, tmp_path / "a", rates=rates, args={"max_steps": 2}, step={"chunk": None})
     parts = make(
         folder,
         suite,
         tmp_path / "b",
         rates=rates,
-        args={"max_steps": 3, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
+        args={"max_steps": 2, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2},
         step={"chunk": 3},
     )
     for step, (a, b) in enumerate(zip(gradients(whole), gradients(parts), strict=True)):
@@ -214,8 +214,9 @@ def test_an_objective_without_a_finite_gradient_is_left_out_and_counted(folder, 
     assert read_weight_history(log.path).steps.tolist() == [5]
 
 
-def test_a_resumed_training_ends_as_an_uninterrupted_one(folder, suite, tmp_path):
-    args = {"max_steps": 8, "save_total_limit": None}
+def test_a_resumed_training_ends_as_an_uninterrupted_one(suite, tmp_path):
+    folder = masked_encoder(tmp_path / "encoder", dropout=0.2)  # whose draws go on, too
+    args = {"max_steps": 5, "save_total_limit": None}
     straight = make(folder, suite, tmp_path / "a", args=args, evaluate_every=3)
     straight.train()
     begun = make(folder, suite, tmp_path / "b", args=args, evaluate_every=3)
@@ -248,7 +249,7 @@ def ca_mtl(encoder):
 @pytest.mark.parametrize("wrap", [lora, ca_mtl, None])
 def test_objectives_train_with_adapters_and_several_tasks(folder, suites, tmp_path, wrap):
     trainer = make(
-        folder, suites, tmp_path, wrap=wrap, args={"max_steps": 3}, dev_head="own" if wrap is lora else "fitted"
+        folder, suites, tmp_path, wrap=wrap, args={"max_steps": 2}, dev_head="own" if wrap is lora else "fitted"
     )
     before = parameters(trainer)
     frozen = {name for name, p in trainer.network.named_parameters() if not p.requires_grad}
@@ -262,15 +263,26 @@ def test_objectives_train_with_adapters_and_several_tasks(folder, suites, tmp_pa
 
 
 def test_mixed_precision(folder, suite, tmp_path):
-    trainer = make(folder, suite, tmp_path, args={"max_steps": 3, "bf16": True})
+    trainer = make(folder, suite, tmp_path, args={"max_steps": 2, "bf16": True})
+    dtypes = []
+    dense = trainer.network.encoder.encoder.layer[0].intermediate.dense
+    dense.register_forward_hook(lambda _module, _inputs, output: dtypes.append(output.dtype))
     trainer.train()
+    assert set(dtypes) == {torch.bfloat16}  # of the tasks' passes, the objectives' and the held-out ones
     assert trainer.objective_weights.logits["joint"].abs().max() > 0
     assert all(value.isfinite().all() for value in parameters(trainer).values())
 
 
-def test_what_is_used_above_and_below_a_cut_is_not_compared(folder, suites, tmp_path):
-    trainer = make(folder, suites, tmp_path, wrap=ca_mtl, args={"max_steps": 1}, step={"cosine_layers": 1})
-    trainer.train()
+def test_what_is_used_above_and_below_a_cut_is_differentiated_whole_and_not_compared(folder, suites, tmp_path):
+    def made(layers):
+        step = {"cosine_layers": layers, "max_grad_norm": 0.0, "chunk": None}
+        return make(folder, suites, tmp_path, wrap=ca_mtl, args={"max_steps": 1}, step=step)
+
+    trainer = made(1)
+    a, b = gradients(made(None))[0], gradients(trainer)[0]
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.allclose(a[name], b[name], atol=1e-5), name
     names = {id(p): name for name, p in trainer.network.named_parameters()}
     kept = zip(trainer.auxiliary.parameters, trainer.auxiliary._covered, strict=True)
     covered = [names[id(p)] for p, compared in kept if compared]
