@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from rich.console import Console
@@ -12,14 +12,12 @@ from taskloom.auxiliary.batch import RowBatch
 from taskloom.auxiliary.corpus import cached_corpus
 from taskloom.auxiliary.documents import read_documents, suite_documents
 from taskloom.auxiliary.labelled_source import LabelledSource
+from taskloom.auxiliary.space import Objective
 from taskloom.auxiliary.text_source import TextSource
+from taskloom.auxiliary.transforms import Transforms
 from taskloom.errors import RecipeError, did_you_mean
 from taskloom.recipe.auxiliary import NeuralLMSection
 from taskloom.tasks import TaskSuite
-
-if TYPE_CHECKING:
-    from taskloom.auxiliary.space import Objective
-    from taskloom.auxiliary.transforms import Transforms
 
 __all__ = ["Source", "build_sources", "unavailable"]
 
@@ -48,7 +46,7 @@ class Source(Protocol):
 
 
 def build_sources(
-    space: Iterable["Objective"],
+    space: Iterable[Objective],
     *,
     suite: TaskSuite,
     tokenizer: PreTrainedTokenizerBase,
@@ -105,8 +103,8 @@ def build_sources(
 
 
 def unavailable(
-    space: Iterable["Objective"], sources: Mapping[str, Source], transforms: "Transforms"
-) -> dict["Objective", str]:
+    space: Iterable[Objective], sources: Mapping[str, Source], transforms: Transforms
+) -> dict[Objective, str]:
     """Return the objectives that cannot be made from these sources with these transforms, and why.
 
     The reasons name the choice that is at fault, so that objectives of the same reason can be told of at once.
