@@ -1,8 +1,8 @@
 """Sources: what is drawn from tasks, files and labelled examples, against the tasks' own encoding."""
 
 import timeit
-from functools import partial
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
