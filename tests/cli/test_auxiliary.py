@@ -203,6 +203,7 @@ def test_what_no_objective_uses_is_told(project, capsys):
         (["auxiliary.objectives=[task/mask/bidirectional/tf]"], "task/mask/bidirectional/tf"),
         (["auxiliary.dev_split=dev_other"], "auxiliary.dev_split: task 'opinion' has no dev split 'dev_other'"),
         (["auxiliary.cosine_layers=3"], "auxiliary.cosine_layers"),
+        (["adapter.freeze_layers=all", "model.pooling=mean"], "adapter.freeze_layers: nothing but the tasks' heads"),
         (["auxiliary.max_length=65"], "auxiliary.max_length: 65 tokens are more than "),
         (["auxiliary.warm_start=runs/none"], "runs/none"),
         (["sampling.strategy=uncertainty"], "sampling.strategy"),

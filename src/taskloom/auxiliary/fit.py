@@ -139,7 +139,7 @@ def build_objectives(
     transforms = Transforms(tokenizer, settings.probability, settings.pure_transform, settings.transform_temperature)
     space = _possible(recipe, space, sources, transforms, console)
     refuse_leaks(body, space.representations)
-    _require_layers(recipe, model)
+    _require_body(recipe, model, body)
     weights = ObjectiveWeights(
         space,
         primary_lr=settings.primary_lr,
@@ -180,7 +180,15 @@ def _unused(recipe: Recipe, space: SearchSpace, labelled: TaskSuite | None) -> I
                 yield f"auxiliary.space: the {stage} {word} is not used: {reason}."
 
 
-def _require_layers(recipe: Recipe, model: Model) -> None:
+def _require_body(recipe: Recipe, model: Model, body: Body) -> None:
+    """Refuse a body that objectives could not teach anything, or that has no such layers."""
+    ids = torch.zeros(1, 2, dtype=torch.long)
+    states = body.hidden(ids, torch.ones_like(ids), ids[:, 0])
+    if not (states.requires_grad or body.pool(states, torch.ones_like(ids)).requires_grad):
+        raise RecipeError(
+            "adapter.freeze_layers: nothing but the tasks' heads trains, and auxiliary objectives teach what is below "
+            "them. Freeze fewer layers, or use an adapter."
+        )
     if (count := recipe.auxiliary.cosine_layers) is not None:
         try:
             layer_below(model, count)

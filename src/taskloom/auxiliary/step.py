@@ -19,8 +19,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from taskloom.auxiliary.agreement import Gradient, HeldOut, accumulate, add, kept, total
 from taskloom.auxiliary.batch import RowBatch
 from taskloom.auxiliary.bodies import Body
 from taskloom.auxiliary.cut import Cut, layer_below
@@ -31,12 +32,9 @@ from taskloom.auxiliary.transforms import Transforms
 from taskloom.auxiliary.views import visibility
 from taskloom.auxiliary.weights import ObjectiveWeights
 from taskloom.generative import GenerativeModel
-from taskloom.gradients import inner
 from taskloom.model import MultiTaskModel
 
 __all__ = ["AuxiliaryStep", "StepResult"]
-
-Gradient = list[Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -105,6 +103,8 @@ class AuxiliaryStep:
     ) -> None:
         own = {id(parameter) for parameter in (*network.head_parameters(), *heads.parameters())}
         self.parameters = [p for p in network.parameters() if p.requires_grad and id(p) not in own]
+        if not self.parameters:
+            raise ValueError("`network`: nothing below its heads trains, and objectives teach nothing else")
         self.network = network
         self.body = body
         self.heads = heads
@@ -190,8 +190,8 @@ class AuxiliaryStep:
                 loss, count = self.heads.loss(
                     objective, states, pooled, part.batch, part.counted, part.predictor, self.body
                 )
-                total = self.heads.count(objective, drawn.batch, drawn.counted, drawn.predictor)
-                found.append((loss, count / total.clamp(min=1)))
+                whole = self.heads.count(objective, drawn.batch, drawn.counted, drawn.predictor)
+                found.append((loss, count / whole.clamp(min=1)))
         return found
 
     def _chunks(self, drawn: "_Drawn") -> list[slice]:
@@ -211,11 +211,11 @@ class AuxiliaryStep:
         losses = torch.zeros(len(sampled), device=self.parameters[0].device)
         for view in drawn:
             for rows in self._chunks(view):
-                total = torch.zeros((), device=losses.device)
+                weighted = torch.zeros((), device=losses.device)
                 for position, (loss, share) in zip(view.members, self._losses(view, rows), strict=True):
-                    total = total + (balance * among[position].item()) * (loss * share)
+                    weighted = weighted + (balance * among[position].item()) * (loss * share)
                     losses[position] += (loss * share).detach()
-                self._scaled(total).backward()
+                self._scaled(weighted).backward()
         return StepResult(sampled, losses, None, balance * (among.to(losses) @ losses))
 
     # Learned weights: one gradient an objective, compared with the held-out one
@@ -234,17 +234,17 @@ class AuxiliaryStep:
             self._differentiate(view, among, balance, dev, summed, losses, cosines)
         auxiliary = dev.cosine(summed)
         for parameter, gradient in zip(self.parameters, summed, strict=True):
-            _add(parameter, gradient, balance)
+            add(parameter, gradient, balance)
         self.weights.observe(sampled, cosines.cpu(), primary.item(), auxiliary.item())
         return StepResult(sampled, losses, cosines, balance * (among.to(losses) @ losses.nan_to_num(0, 0, 0)))
 
-    def _dev_gradient(self, dev_loss: Callable[[], Tensor]) -> "_Target":
+    def _dev_gradient(self, dev_loss: Callable[[], Tensor]) -> HeldOut:
         with self._cut() as cut, self.autocast():
             loss = dev_loss()
         gradient = torch.autograd.grad(self._scaled(loss), self.parameters, allow_unused=True)
         if self._covered is None:
             self._covered = [True] * len(gradient) if cut is None else self._above(cut, gradient)
-        return _Target(gradient, self._covered)
+        return HeldOut(gradient, self._covered)
 
     def _above(self, cut: Cut, gradient: Sequence[Tensor | None]) -> list[bool]:
         """Return which parameters are used above a cut alone: of others a gradient there is only a part."""
@@ -262,7 +262,7 @@ class AuxiliaryStep:
         view: "_Drawn",
         among: Tensor,
         balance: float,
-        dev: "_Target",
+        dev: HeldOut,
         summed: Gradient,
         losses: Tensor,
         cosines: Tensor,
@@ -288,31 +288,31 @@ class AuxiliaryStep:
                     )
                 )
                 if rows is not chunks[0]:
-                    gradient = _sum(gathered.pop(position), gradient)
+                    gradient = total(gathered.pop(position), gradient)
                 if rows is not chunks[-1]:
                     gathered[position] = gradient
                     continue
                 factor, cosines[position] = self._agreement(gradient[: len(self.parameters)], dev, losses[position])
                 weight = among[position].item() * factor
-                _accumulate(summed, gradient, weight, factor)
+                accumulate(summed, gradient, weight, factor)
                 for parameter, own in zip(heads, gradient[len(self.parameters) :], strict=False):
-                    _add(parameter, own, balance * among[position].item(), factor)
+                    add(parameter, own, balance * among[position].item(), factor)
                 if cut is not None and (leaf := gradient[-1]) is not None:
-                    scaled = _kept(leaf, factor) * weight
+                    scaled = kept(leaf, factor) * weight
                     at_leaf = scaled if at_leaf is None else at_leaf + scaled
             if cut is not None and at_leaf is not None and cut.below is not None and cut.below.requires_grad:
                 below = torch.autograd.grad(cut.below, self.parameters, at_leaf, allow_unused=True)
-                _accumulate(summed, list(below), at_leaf.new_ones(()), None)
+                accumulate(summed, list(below), at_leaf.new_ones(()), None)
 
-    def _agreement(self, gradient: Gradient, dev: "_Target", loss: Tensor) -> tuple[Tensor, Tensor]:
+    def _agreement(self, gradient: Gradient, dev: HeldOut, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factor that clips an objective's gradient, 0 where it is not finite, and the cosine, NaN there."""
-        square = dev.square(gradient)
-        cosine = dev.cosine(gradient, square)
-        finite = torch.isfinite(square)
-        factor = torch.ones_like(square)
+        norm = dev.norm(gradient)
+        cosine = dev.cosine(gradient, norm)
+        finite = torch.isfinite(norm)
+        factor = torch.ones_like(norm)
         if self.max_grad_norm:
             scale = 1.0 if self.scaler is None else self.scaler.get_scale()
-            factor = (self.max_grad_norm * scale / square.sqrt()).clamp(max=1.0)
+            factor = (self.max_grad_norm * scale / norm).clamp(max=1.0)
         # In float16 an overflow of a finite loss is the scaler's to see: it skips the step and lowers its scale.
         lost = torch.isfinite(loss).to(factor.dtype) if self.scaler is not None else torch.zeros_like(factor)
         return torch.where(finite, factor, lost), torch.where(finite, cosine, torch.nan)
@@ -342,53 +342,3 @@ class _Drawn:
             counted=self.counted[rows],
             predictor=self.predictor[rows],
         )
-
-
-class _Target:
-    """The held-out gradient, and the parameters that gradients are compared on."""
-
-    def __init__(self, gradient: Sequence[Tensor | None], covered: Sequence[bool]) -> None:
-        self._covered = covered
-        self._gradient = self._only(gradient)
-        self._square = inner(self._gradient, self._gradient)
-
-    def _only(self, gradient: Sequence[Tensor | None]) -> Gradient:
-        return [each for each, covered in zip(gradient, self._covered, strict=True) if covered]
-
-    def square(self, gradient: Sequence[Tensor | None]) -> Tensor:
-        """Return the squared norm of a gradient."""
-        kept = self._only(gradient)
-        return inner(kept, kept).to(self._square.device)
-
-    def cosine(self, gradient: Sequence[Tensor | None], square: Tensor | None = None) -> Tensor:
-        """Return the cosine of a gradient with the held-out one, 0 where either is zero."""
-        square = self.square(gradient) if square is None else square
-        product = inner(self._only(gradient), self._gradient).to(square.device)
-        scale = square.sqrt() * self._square.sqrt()  # the product of the squares may overflow
-        return torch.where(scale == 0, torch.zeros_like(scale), product / scale)
-
-
-def _kept(gradient: Tensor, factor: Tensor | None) -> Tensor:
-    """Return a gradient, or zeros where its factor is zero, for zero times infinity would be NaN."""
-    if factor is None or (factor.device.type == "cpu" and factor > 0):  # elsewhere a look would wait for the device
-        return gradient
-    return torch.where(factor > 0, gradient, torch.zeros_like(gradient))
-
-
-def _accumulate(summed: Gradient, gradient: Sequence[Tensor | None], weight: Tensor, factor: Tensor | None) -> None:
-    for index, each in enumerate(gradient[: len(summed)]):
-        if each is None:
-            continue
-        kept, scale, before = _kept(each, factor), weight.to(each.dtype), summed[index]
-        summed[index] = kept * scale if before is None else before.addcmul_(kept, scale)
-
-
-def _add(parameter: nn.Parameter, gradient: Tensor | None, weight: float, factor: Tensor | None = None) -> None:
-    if gradient is None:
-        return
-    kept = _kept(gradient, factor)
-    parameter.grad = kept * weight if parameter.grad is None else parameter.grad.add_(kept, alpha=weight)
-
-
-def _sum(a: Gradient, b: Gradient) -> Gradient:
-    return [x if y is None else y if x is None else x + y for x, y in zip(a, b, strict=True)]
