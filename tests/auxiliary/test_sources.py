@@ -226,7 +226,7 @@ def test_what_the_recipe_lacks_is_named(suite, data, message):
 def test_rows_without_room(suite, tmp_path):
     (tmp_path / "in.txt").write_text("xyz\n", "utf-8")
     tokenizer = word_tokenizer(WORDS)
-    with pytest.raises(DataError, match="max_length is 4, which leaves no room for two sentences"):
+    with pytest.raises(DataError, match=r"auxiliary\.max_length .* is 4, which leaves no room for two sentences"):
         build(suite, ["in-domain"], tokenizer, max_length=4, paths={"in-domain": [tmp_path / "in.txt"]})
 
 

@@ -48,7 +48,10 @@ class TextSource:
         if not len(corpus.tokens):
             raise DataError(f"the {name} text has no tokens that the model's tokenizer knows")
         if self.template.room(pair=True) < 2:
-            raise DataError(f"max_length is {max_length}, which leaves no room for two sentences; raise it")
+            raise DataError(
+                f"auxiliary.max_length (by default data.max_length) is {max_length}, which leaves no room for two "
+                "sentences; raise it"
+            )
         self._tasks = np.zeros(len(corpus.groups), dtype=np.int64) if tasks is None else np.asarray(tasks)
         self._neighbours = Neighbours(corpus)
 
