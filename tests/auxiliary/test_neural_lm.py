@@ -155,9 +155,7 @@ def test_as_a_source(tmp_path):
     )
     space = [Objective("neural-lm", "mask", "bidirectional", "denoise")]
     tokenizer = word_tokenizer(WORDS)
-    sources = build_sources(
-        space, suite=suite, tokenizer=tokenizer, max_length=16, paths={}, neural_lm=settings(model), seed=3
-    )
+    sources = build_sources(space, suite=suite, tokenizer=tokenizer, max_length=16, paths={}, neural_lm=settings(model))
     (file,) = (tmp_path / "c" / "neural-lm").glob("*/documents.jsonl")
     written = [json.loads(line)["text"] for line in file.read_text("utf-8").splitlines()]
     source = sources["neural-lm"]

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from taskloom.adapters import CAMTLConfig
+from taskloom.auxiliary.agreement import HeldOut
 from taskloom.auxiliary.bodies import EncoderBody
 from taskloom.auxiliary.cut import layer_below
 from taskloom.auxiliary.history import WeightLog, read_weight_history
@@ -273,19 +274,29 @@ def test_mixed_precision(folder, suite, tmp_path):
     assert all(value.isfinite().all() for value in parameters(trainer).values())
 
 
-def test_what_is_used_above_and_below_a_cut_is_differentiated_whole_and_not_compared(folder, suites, tmp_path):
+def test_what_is_used_above_and_below_a_cut_is_differentiated_whole_and_not_compared(
+    folder, suites, tmp_path, monkeypatch
+):
     def made(layers):
         step = {"cosine_layers": layers, "max_grad_norm": 0.0, "chunk": None}
         return make(folder, suites, tmp_path, wrap=ca_mtl, args={"max_steps": 1}, step=step)
 
+    compared = []
+    observed = HeldOut.__init__
+
+    def observe(held_out, gradient, covered):
+        compared.append(covered)
+        observed(held_out, gradient, covered)
+
+    monkeypatch.setattr(HeldOut, "__init__", observe)
     trainer = made(1)
     a, b = gradients(made(None))[0], gradients(trainer)[0]
     assert a.keys() == b.keys()
     for name in a:
         assert torch.allclose(a[name], b[name], atol=1e-5), name
     names = {id(p): name for name, p in trainer.network.named_parameters()}
-    kept = zip(trainer.auxiliary.parameters, trainer.auxiliary._covered, strict=True)
-    covered = [names[id(p)] for p, compared in kept if compared]
+    of_cut = next(each for each in compared if not all(each))
+    covered = [names[id(p)] for p, kept in zip(trainer.auxiliary.parameters, of_cut, strict=True) if kept]
     assert covered
     assert not [name for name in covered if "task_embed" in name or ".layer.0." in name or ".layer.1." in name]
     assert any(".layer.2." in name for name in covered)

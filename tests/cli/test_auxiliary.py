@@ -156,7 +156,7 @@ def test_weights_are_handed_on(trained, project, capsys):
     assert len({learned[name] for name in names}) > 1
     assert first["primary"] == "0.5"
     assert "another search space" in refused(
-        capsys, "auxiliary", "tiny.yaml", "output=x", start, "auxiliary.space=tapt"
+        capsys, "auxiliary", "tiny.yaml", "output=x", f"{start}/objective_weights.safetensors", "auxiliary.space=tapt"
     )
 
 
@@ -208,6 +208,7 @@ def test_what_no_objective_uses_is_told(project, capsys):
         (["auxiliary.warm_start=runs/none"], "runs/none"),
         (["sampling.strategy=uncertainty"], "sampling.strategy"),
         (["auxiliary.primary_lr=-1"], "auxiliary.primary_lr"),
+        (["auxiliary.tasks=[opinion]"], "auxiliary.tasks: task 1: unknown task 'opinion'"),
         (["auxiliary.tasks=[{name: opinion, inputs: [text], path: data}]"], "'opinion' is one of `tasks` already"),
     ],
 )

@@ -42,6 +42,21 @@ class Cut:
         finally:
             handle.remove()
 
+    def parameters_below(self) -> set[int]:
+        """Return the ids of the parameters that the layers below depend on: the leaves of their graph."""
+        found: set[int] = set()
+        seen: set[Any] = set()
+        nodes: list[Any] = [] if self.below is None else [self.below.grad_fn]
+        while nodes:
+            node = nodes.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if hasattr(node, "variable"):
+                found.add(id(node.variable))
+            nodes += [following for following, _ in node.next_functions]
+        return found
+
 
 def layer_below(network: Any, count: int) -> nn.Module:
     """Return the lowest of the `count` top layers of a model with tasks.

@@ -133,7 +133,6 @@ def build_objectives(
         neural_lm=recipe.neural_lm,
         labelled=labelled,
         stride=recipe.data.stride,
-        seed=recipe.seed,
         console=console,
     )
     transforms = Transforms(tokenizer, settings.probability, settings.pure_transform, settings.transform_temperature)
@@ -149,7 +148,8 @@ def build_objectives(
         factored=settings.factored,
     )
     if settings.warm_start is not None:
-        weights.load_logits(settings.warm_start / WEIGHTS_FILE)
+        start = settings.warm_start
+        weights.load_logits(start if start.is_file() else start / WEIGHTS_FILE)
     own = {task.name: task for task in (*suite, *(labelled or ()))}
     return AuxiliaryObjectives(
         weights,
@@ -200,13 +200,16 @@ def _labelled_suite(recipe: Recipe, suite: TaskSuite) -> TaskSuite | None:
     """Read the further labelled tasks."""
     if not recipe.auxiliary.tasks:
         return None
-    labelled = TaskSuite.load(
-        recipe.auxiliary.tasks,
-        data_dir=recipe.data.dir,
-        cache_dir=recipe.data.cache,
-        limits=recipe.data.limits,
-        seed=recipe.seed,
-    )
+    try:
+        labelled = TaskSuite.load(
+            recipe.auxiliary.tasks,
+            data_dir=recipe.data.dir,
+            cache_dir=recipe.data.cache,
+            limits=recipe.data.limits,
+            seed=recipe.seed,
+        )
+    except DataError as error:  # which counts tasks as if there were no others
+        raise DataError(f"auxiliary.tasks: {error}") from error
     for task in labelled:
         if task.name in suite.names:
             raise RecipeError(f"auxiliary.tasks: '{task.name}' is one of `tasks` already; give it another name")

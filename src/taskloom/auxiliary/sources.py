@@ -55,7 +55,6 @@ def build_sources(
     neural_lm: NeuralLMSection | None = None,
     labelled: TaskSuite | None = None,
     stride: int = 128,
-    seed: int = 0,
     console: Console | None = None,
 ) -> dict[str, Source]:
     """Return the sources that the legal objectives of a space take their rows from.
@@ -69,7 +68,6 @@ def build_sources(
         neural_lm: settings of the text that a language model writes.
         labelled: further tasks with labels.
         stride: tokens by which windows of labelled span tasks overlap.
-        seed: chooses the text that is generated.
         console: where generation shows its progress; None is quiet.
 
     Raises:
@@ -90,7 +88,7 @@ def build_sources(
             written, _ = suite_documents(suite)
             prompts = [" ".join(document) for document in written]
             folder = suite.cache_dir / "neural-lm"
-            texts = generated_documents(_required_model(neural_lm), prompts, folder, seed=seed, console=console)
+            texts = generated_documents(_required_model(neural_lm), prompts, folder, console=console)
             documents, tasks = [(text,) for text in texts], None
         else:
             owner = _suite_of(name, suite, labelled)

@@ -121,7 +121,6 @@ class AuxiliaryStep:
         self.chunk = chunk
         self.autocast = autocast
         self.scaler = scaler
-        self._covered: list[bool] | None = None
         self._layer = None if cosine_layers is None else layer_below(network, cosine_layers)
 
     def __call__(self, seed: tuple[int, ...], dev_loss: Callable[[], Tensor] | None) -> StepResult:
@@ -242,17 +241,11 @@ class AuxiliaryStep:
         with self._cut() as cut, self.autocast():
             loss = dev_loss()
         gradient = torch.autograd.grad(self._scaled(loss), self.parameters, allow_unused=True)
-        if self._covered is None:
-            self._covered = [True] * len(gradient) if cut is None else self._above(cut, gradient)
-        return HeldOut(gradient, self._covered)
-
-    def _above(self, cut: Cut, gradient: Sequence[Tensor | None]) -> list[bool]:
-        """Return which parameters are used above a cut alone: of others a gradient there is only a part."""
-        used = [False] * len(gradient)
-        if cut.below is not None and cut.below.requires_grad:
-            nothing = torch.zeros_like(cut.below)
-            used = [g is not None for g in torch.autograd.grad(cut.below, self.parameters, nothing, allow_unused=True)]
-        return [g is not None and not below for g, below in zip(gradient, used, strict=True)]
+        if cut is None:
+            return HeldOut(gradient, [True] * len(gradient))
+        below = cut.parameters_below()  # of which a gradient above is only a part
+        covered = [g is not None and id(p) not in below for g, p in zip(gradient, self.parameters, strict=True)]
+        return HeldOut(gradient, covered)
 
     def _cut(self) -> AbstractContextManager[Cut | None]:
         return nullcontext() if self._layer is None else Cut().before(self._layer)

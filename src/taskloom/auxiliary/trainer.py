@@ -94,6 +94,11 @@ class AuxiliaryTrainer(MultiTaskTrainer):
     ) -> None:
         if args.world_size > 1:
             raise UserError(f"auxiliary: objectives train in one process; this run has {args.world_size}")
+        if args.n_gpu > 1:
+            raise UserError(
+                f"auxiliary: objectives train on one device; this run sees {args.n_gpu}; choose one of them, "
+                "such as with CUDA_VISIBLE_DEVICES=0"
+            )
         body: Body = DecoderBody(model) if isinstance(model, GenerativeModel) else EncoderBody(model, vocabulary)
         torch.manual_seed(args.seed)  # whatever was drawn before, such as generated text
         heads = ObjectiveHeads(
