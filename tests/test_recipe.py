@@ -224,7 +224,7 @@ def test_a_run_folder_stands_for_its_recipe_even_after_a_move(write, tmp_path):
         ("training=3", "training: found 3 (an integer), expected mapping"),
         ("seed.x=3", "seed: found {'x': 3} (a mapping), expected integer"),
         ("seed=-1", "seed: found -1 (an integer), expected a value greater than or equal to 0"),
-        ("tasks=[]", "tasks: found [] (a list), expected at least one task, such as glue/rte"),
+        ("tasks=[]", "tasks is empty: name at least one task, such as glue/rte"),
         ("tasks=glue/rte", "tasks: found 'glue/rte' (text), expected list of (text | mapping)"),
         (
             "tasks=[3]",

@@ -196,6 +196,28 @@ def _auxiliary(recipe: "Recipe") -> Contradiction:
     return None
 
 
+def _signal(recipe: "Recipe") -> Contradiction:
+    online = any(getattr(recipe, name) != type(getattr(recipe, name))() for name in ("questions", "adapt"))
+    if not recipe.tasks and not online:
+        return "tasks", "is empty: name at least one task, such as glue/rte (or `questions`, for taskloom online)"
+    return None
+
+
+def _online(recipe: "Recipe") -> Contradiction:
+    meta = recipe.meta_train
+    if meta.reset_every % meta.documents:
+        return (
+            "meta_train.reset_every",
+            f"is {meta.reset_every} documents, not a multiple of meta_train.documents ({meta.documents})",
+        )
+    if recipe.adapt.evaluate_every is not None and recipe.adapt.epochs > 1:
+        return (
+            "adapt.evaluate_every",
+            "is given with adapt.epochs above 1: a stream is evaluated on the way in one pass",
+        )
+    return None
+
+
 def _sweep(recipe: "Recipe") -> Contradiction:
     for field, values in recipe.sweep.grid.items():
         section, _, name = field.partition(".")
@@ -218,5 +240,7 @@ _CHECKS: tuple[Callable[["Recipe"], Contradiction], ...] = (
     _gradients,
     _affinity,
     _auxiliary,
+    _signal,
+    _online,
     _sweep,
 )

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from taskloom.errors import RecipeError
+from taskloom.recipe.online import ROLES, TUNED
 from taskloom.recipe.source import Location, RecipeSource
 
 __all__ = ["make_paths_absolute"]
@@ -32,6 +33,28 @@ def make_paths_absolute(source: RecipeSource) -> None:
     neural_lm = values.get("neural_lm", {})
     if neural_lm.get("model") is not None:
         neural_lm["model"] = _model_path(neural_lm["model"], source, ("neural_lm", "model"))
+    _questions_paths(values.get("questions", {}), source, has_data_dir)
+    for section, name in (("weighter", "path"), ("weighter", "corpus")):
+        if values.get(section, {}).get(name) is not None:
+            values[section][name] = str(_absolute(values[section][name], _base(source, (section, name))))
+    for section, name in (("weighter", "model"), ("meta_train", "base"), ("adapt", "base")):
+        given = values.get(section, {}).get(name)
+        if given not in (None, TUNED):
+            values[section][name] = _model_path(given, source, (section, name))
+
+
+def _questions_paths(section: dict[str, Any], source: RecipeSource, has_data_dir: bool) -> None:
+    for name in ("web_text", "web_text_dev"):
+        if section.get(name) is not None:
+            section[name] = str(_absolute(section[name], _base(source, ("questions", name))))
+    if has_data_dir:
+        return
+    for role in ROLES:
+        base = _base(source, ("questions", role))
+        if isinstance(given := section.get(role), str):
+            section[role] = str(_absolute(given, base))
+        elif given is not None and given.get("format") != "squad_hub":
+            given["path"] = str(_absolute(given["path"], base))
 
 
 def _auxiliary_paths(section: dict[str, Any], source: RecipeSource, has_data_dir: bool) -> None:

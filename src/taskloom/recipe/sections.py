@@ -16,18 +16,34 @@ from taskloom.adapters.ca_mtl.settings import PRESETS
 from taskloom.recipe.auxiliary import AuxiliarySection, NeuralLMSection, SweepSection
 from taskloom.recipe.base import PathField, Section, Share
 from taskloom.recipe.consistency import first_contradiction
+from taskloom.recipe.online import (
+    AdaptSection,
+    AnswersSection,
+    LightTuningSection,
+    MetaTrainSection,
+    QuestionsSection,
+    TuneQASection,
+    WeighterSection,
+)
 
 __all__ = [
+    "AdaptSection",
     "AdapterSection",
     "AffinitySection",
+    "AnswersSection",
     "AuxiliarySection",
     "DataSection",
+    "LightTuningSection",
+    "MetaTrainSection",
     "ModelSection",
     "NeuralLMSection",
+    "QuestionsSection",
     "Recipe",
     "SamplingSection",
     "SweepSection",
     "TrainingSection",
+    "TuneQASection",
+    "WeighterSection",
 ]
 
 
@@ -280,7 +296,6 @@ class Recipe(Section):
     model: ModelSection
     data: DataSection = Field(default_factory=DataSection)
     tasks: list[str | dict[str, Any]] = Field(
-        min_length=1,
         description="presets such as glue/rte, YAML files of tasks, or mappings; their order counts",
     )
     only: list[str] | None = Field(default=None, description="names of the tasks to use; null: all of them")
@@ -297,7 +312,21 @@ class Recipe(Section):
     affinity: AffinitySection = Field(default_factory=AffinitySection)
     auxiliary: AuxiliarySection = Field(default_factory=AuxiliarySection)
     neural_lm: NeuralLMSection = Field(default_factory=NeuralLMSection)
+    questions: QuestionsSection = Field(default_factory=QuestionsSection)
+    weighter: WeighterSection = Field(default_factory=WeighterSection)
+    tune_qa: TuneQASection = Field(default_factory=TuneQASection)
+    meta_train: MetaTrainSection = Field(default_factory=MetaTrainSection)
+    adapt: AdaptSection = Field(default_factory=AdaptSection)
+    light_tuning: LightTuningSection = Field(default_factory=LightTuningSection)
+    answers: AnswersSection = Field(default_factory=AnswersSection)
     sweep: SweepSection = Field(default_factory=SweepSection)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _questions_need_no_tasks(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "tasks" not in values and {"questions", "adapt"} & values.keys():
+            return {**values, "tasks": []}
+        return values
 
     @model_validator(mode="before")
     @classmethod
