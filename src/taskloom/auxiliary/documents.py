@@ -21,18 +21,22 @@ Document = tuple[str, ...]
 FIELD = "text"
 
 
-def read_documents(paths: Iterable[Path]) -> list[Document]:
+def read_documents(paths: Iterable[Path], fields: Sequence[str] = (FIELD,)) -> list[Document]:
     """Read files and folders of text.
 
     A ``.txt`` file has a document a line, a folder a document in each of its ``.txt`` files; JSONL, CSV, TSV and
     Parquet files have one in the field ``text`` of each row. Blank ones are left out.
+
+    Args:
+        paths: files and folders.
+        fields: what may hold the document of a row instead; the first that a row has does.
 
     Raises:
         DataError: a file is missing, of another format, not UTF-8 or without documents, or a row has no text.
     """
     documents: list[Document] = []
     for path in paths:
-        found = [(text.strip(),) for text in _texts(path) if text.strip()]
+        found = [(text.strip(),) for text in _texts(path, fields) if text.strip()]
         if not found:
             raise DataError(f"{path}: there is no text in it; expected at least one document")
         documents += found
@@ -66,7 +70,7 @@ def task_documents(task: Task, suite: TaskSuite) -> list[Document]:
     return list(texts)
 
 
-def _texts(path: Path) -> Iterator[str]:
+def _texts(path: Path, fields: Sequence[str]) -> Iterator[str]:
     if path.is_dir():
         files = sorted(path.glob("*.txt"))
         if not files:
@@ -80,23 +84,24 @@ def _texts(path: Path) -> Iterator[str]:
         for _, line in stream_lines(path):
             yield line
     elif path.name.lower().endswith(EXTENSIONS):
-        yield from _field(path)
+        yield from _field(path, fields)
     else:
         known = ", ".join((".txt", *EXTENSIONS))
         raise DataError(f"{path}: unknown file format '{extension}'; use a folder of .txt files or one of {known}")
 
 
-def _field(path: Path) -> Iterator[str]:
+def _field(path: Path, fields: Sequence[str]) -> Iterator[str]:
     table = read_table(path)
     for number, row in table.rows:
-        if FIELD not in row:
+        field = next((field for field in fields if field in row), None)
+        if field is None:
             raise DataError(
-                f"{table.where(number)}: the field '{FIELD}' is missing, which holds the document."
-                f"{did_you_mean(FIELD, row)}"
+                f"{table.where(number)}: the field '{fields[-1]}' is missing, which holds the document."
+                f"{did_you_mean(fields[-1], row)}"
             )
-        if not isinstance(row[FIELD], str):
-            raise DataError(f"{table.where(number)}: the field '{FIELD}' holds {_shown(row[FIELD])}, expected text")
-        yield row[FIELD]
+        if not isinstance(row[field], str):
+            raise DataError(f"{table.where(number)}: the field '{field}' holds {_shown(row[field])}, expected text")
+        yield row[field]
 
 
 def _shown(value: Any) -> str:
