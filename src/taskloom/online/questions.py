@@ -1,4 +1,4 @@
-"""Documents with questions about them, and the stream that they make (CaMeLS, arXiv 2305.15076, section 4).
+"""Documents with questions about them, and the stream that they make (CaMeLS, arXiv 2305.15076).
 
 The published data is one row a question, with the question's document beside it. Published splits are ranges of these
 rows. A stream is made of documents: their groups (articles) in random order, the documents of a group in the file's.

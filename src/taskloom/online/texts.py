@@ -1,4 +1,4 @@
-"""Unrelated text on which an update shall change nothing (the locality term of CaMeLS, arXiv 2305.15076, section 3.2)."""
+"""Unrelated text on which an update shall change nothing (the locality term of CaMeLS, arXiv 2305.15076)."""
 
 from pathlib import Path
 
