@@ -8,7 +8,6 @@ any moment cannot spoil.
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,19 +16,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import IntervalStrategy, sort_checkpoints
+from transformers.trainer_utils import IntervalStrategy
 
 from taskloom.aggregation import aggregate_gradients, find_aggregator
+from taskloom.checkpoints import StagedTrainer
 from taskloom.evaluation.generations import GENERATIONS_FOLDER, Generations, predicted_answers_file
 from taskloom.generation import TextInference
 from taskloom.generative import GenerativeModel
 from taskloom.inference import Inference, Scores, dev_splits, mean_score, split_title
 from taskloom.model import MultiTaskModel
 from taskloom.sampling import Proportional, Sampling, TaskBatchSampler, Uncertainty
-from taskloom.storage import PARTIAL_SUFFIX, staged_folder, write_atomically
+from taskloom.storage import staged_folder, write_atomically
 from taskloom.tasks import MultiTaskCollator, TaskSuite
 from taskloom.tasks.collate_text import Text2TextCollator
 from taskloom.uncertainty import UncertaintyScorer
@@ -40,7 +39,7 @@ SAMPLING_FILE = "sampling.safetensors"
 SCORES_FILE = "scores.json"
 
 
-class MultiTaskTrainer(Trainer):
+class MultiTaskTrainer(StagedTrainer):
     """Train a `MultiTaskModel` or a `GenerativeModel` on a `TaskSuite`.
 
     Args:
@@ -104,7 +103,6 @@ class MultiTaskTrainer(Trainer):
         self.patience = patience
         self.best_folder = best_folder
         self.answers_folder = answers_folder
-        self.checkpoints = Path(args.output_dir or "checkpoints")
         self.head_learning_rate = head_learning_rate
         layout: dict[str, Any] = {
             "max_length": max_length,
@@ -306,32 +304,8 @@ class MultiTaskTrainer(Trainer):
         self._load_from_checkpoint(str(checkpoint))
         self.state = state
 
-    _staging: Path | None = None
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        """Write a checkpoint under a temporary name, rename it, and only then remove older ones."""
-        final = self.checkpoints / f"checkpoint-{self.state.global_step}"
-        staging = final.with_name(f".{final.name}{PARTIAL_SUFFIX}")
-        keep, self.args.save_total_limit, self._staging = self.args.save_total_limit, None, staging
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit, self._staging = keep, None
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            written = staging / final.name
-            save_file(self.scorer.state_dict(), written / SAMPLING_FILE)
-            self.state.best_model_checkpoint = None  # it would name the temporary folder; `best_folder` has the best
-            self.state.save_to_json(str(written / TRAINER_STATE_NAME))
-            if final.exists():
-                final.replace(staging / "replaced")
-            written.replace(final)
-            shutil.rmtree(staging)
-            for outdated in sort_checkpoints(str(self.checkpoints))[:-keep] if keep else []:
-                shutil.rmtree(outdated, ignore_errors=True)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
+    def _complete_checkpoint(self, folder: Path) -> None:
+        save_file(self.scorer.state_dict(), folder / SAMPLING_FILE)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         self.network.save(Path(output_dir or self.checkpoints))

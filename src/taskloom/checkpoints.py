@@ -1,0 +1,53 @@
+"""Checkpoints of `transformers.Trainer` that a kill at any moment cannot spoil."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import sort_checkpoints
+
+from taskloom.storage import PARTIAL_SUFFIX
+
+__all__ = ["StagedTrainer"]
+
+
+class StagedTrainer(Trainer):
+    """A `Trainer` whose checkpoints, ``checkpoint-<step>`` in its output folder, are complete or not there."""
+
+    _staging: Path | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return Path(self.args.output_dir or "checkpoints")
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Write a checkpoint under a temporary name, rename it, and only then remove older ones."""
+        final = self.checkpoints / f"checkpoint-{self.state.global_step}"
+        staging = final.with_name(f".{final.name}{PARTIAL_SUFFIX}")
+        keep, self.args.save_total_limit, self._staging = self.args.save_total_limit, None, staging
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit, self._staging = keep, None
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            written = staging / final.name
+            self._complete_checkpoint(written)
+            self.state.best_model_checkpoint = None  # it would name the temporary folder
+            self.state.save_to_json(str(written / TRAINER_STATE_NAME))
+            if final.exists():
+                final.replace(staging / "replaced")
+            written.replace(final)
+            shutil.rmtree(staging)
+            for outdated in sort_checkpoints(str(self.checkpoints))[:-keep] if keep else []:
+                shutil.rmtree(outdated, ignore_errors=True)
+
+    def _complete_checkpoint(self, folder: Path) -> None:
+        """Add what else a checkpoint must hold; called in the main process only."""
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
