@@ -28,6 +28,7 @@ from typing import Any, Self
 from taskloom.environment import describe_environment
 from taskloom.errors import RunError, UserError
 from taskloom.locks import FolderLock
+from taskloom.metrics_log import MetricsLog
 from taskloom.plain_json import to_json
 from taskloom.recipe import Recipe, differences, load_recipe, recipe_yaml
 from taskloom.storage import PARTIAL_SUFFIX, write_atomically
@@ -178,21 +179,15 @@ class RunFolder:
 
     def append_metrics(self, entry: Mapping[str, Any]) -> None:
         """Append one entry to `metrics.jsonl`. Values that are not finite are written as null."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(to_json(entry) + "\n")
+        MetricsLog(self.metrics_file).append(entry)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the entries of `metrics.jsonl`, without a last line that a kill cut short."""
-        if not self.metrics_file.exists():
-            return []
-        lines = self.metrics_file.read_text(encoding="utf-8", errors="replace").split("\n")
-        # What follows the last line end is the start of an entry that was never completed.
-        return [self._parse_entry(number, line) for number, line in enumerate(lines[:-1], start=1)]
+        return MetricsLog(self.metrics_file).read()
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the entries after `step` (and a half-written last line): a resumed run writes them again."""
-        kept = [entry for entry in self.read_metrics() if entry.get("step", 0) <= step]
-        write_atomically(self.metrics_file, "".join(to_json(entry) + "\n" for entry in kept))
+        MetricsLog(self.metrics_file).truncate(step)
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
         """Write `scores.json`."""
@@ -230,12 +225,6 @@ class RunFolder:
         environment = json.loads(path.read_text(encoding="utf-8"))
         environment.setdefault("resumed", []).append(describe_environment(self.recipe.seed))
         self._write_json("environment.json", environment)
-
-    def _parse_entry(self, number: int, line: str) -> dict[str, Any]:
-        try:
-            return json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RunError(f"{self.metrics_file}:{number}: not a JSON object: the file was changed") from error
 
 
 def _stored_recipe(path: Path) -> Recipe:
