@@ -129,9 +129,8 @@ def _walk(folder: Path) -> Iterator[Path]:
                 raise
             yield path
             continue
-        for entry in entries:
-            if not entry.name.startswith("."):
-                waiting.append((path / entry.name, entry.is_dir(follow_symlinks=False)))
+        visible = (entry for entry in entries if not entry.name.startswith("."))
+        waiting.extend((path / entry.name, entry.is_dir(follow_symlinks=False)) for entry in visible)
 
 
 def _file(path: Path, name: str, max_characters: int) -> Iterator[StreamItem]:

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from taskloom.tasks.encoding import IGNORED
 
-__all__ = ["Text2TextCollator"]
+__all__ = ["Text2TextCollator", "padded", "padding_token"]
 
 
 class Text2TextCollator:
@@ -35,10 +35,7 @@ class Text2TextCollator:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, decoder_only: bool = False, pad_to: int | None = None
     ) -> None:
-        padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        if padding is None:
-            raise ValueError("`tokenizer` has neither a padding nor an end token; set `tokenizer.eos_token`")
-        self.padding = int(padding)  # pyright: ignore[reportArgumentType]
+        self.padding = padding_token(tokenizer)
         self.decoder_only = decoder_only
         self.pad_to = pad_to
 
@@ -51,10 +48,10 @@ class Text2TextCollator:
         answers = [item["target_ids"] for item in items] if all("target_ids" in item for item in items) else None
         batch = self.prompts(items)
         if answers is not None:
-            batch["labels"] = _padded(answers, IGNORED)
+            batch["labels"] = padded(answers, IGNORED)
             if self.decoder_only:
-                following = _padded(answers, self.padding)
-                mask = _padded([[1] * len(answer) for answer in answers], 0)
+                following = padded(answers, self.padding)
+                mask = padded([[1] * len(answer) for answer in answers], 0)
                 batch["input_ids"] = torch.cat([batch["input_ids"], following], dim=1)
                 batch["attention_mask"] = torch.cat([batch["attention_mask"], mask], dim=1)
         return batch
@@ -67,13 +64,26 @@ class Text2TextCollator:
         if longest > width:
             raise ValueError(f"`pad_to` is {self.pad_to}, but a prompt has {longest} tokens")
         return {
-            "input_ids": _padded(rows, self.padding, width, left=self.decoder_only),
-            "attention_mask": _padded([[1] * len(row) for row in rows], 0, width, left=self.decoder_only),
+            "input_ids": padded(rows, self.padding, width, left=self.decoder_only),
+            "attention_mask": padded([[1] * len(row) for row in rows], 0, width, left=self.decoder_only),
             "task": torch.tensor([item["task"] for item in items]),
         }
 
 
-def _padded(rows: Sequence[Sequence[int]], value: int, width: int | None = None, left: bool = False) -> Tensor:
+def padding_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the padding token or, without one, the end token: the mask hides it.
+
+    Raises:
+        ValueError: the tokenizer has neither.
+    """
+    padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if padding is None:
+        raise ValueError("`tokenizer` has neither a padding nor an end token; set `tokenizer.eos_token`")
+    return int(padding)  # pyright: ignore[reportArgumentType]
+
+
+def padded(rows: Sequence[Sequence[int]], value: int, width: int | None = None, left: bool = False) -> Tensor:
+    """Return the rows, filled with `value` to `width` or to the longest of them, as LongTensor[rows, width]."""
     width = width or max(map(len, rows))
     filled = [[value] * (width - len(row)) for row in rows]
     pairs = zip(filled, rows, strict=True)
