@@ -13,8 +13,8 @@ from transformers import TrainerCallback
 from taskloom.adapters import CAMTLConfig
 from taskloom.auxiliary.agreement import HeldOut
 from taskloom.auxiliary.bodies import EncoderBody
-from taskloom.auxiliary.cut import layer_below
 from taskloom.auxiliary.history import WeightLog, read_weight_history
+from taskloom.auxiliary.step import compared_layer
 from taskloom.tasks import TaskSuite
 from tests.auxiliary.support import STAGES, RandomRows, make, masked_encoder
 from tests.tiny import tiny_tasks
@@ -305,4 +305,4 @@ def test_what_is_used_above_and_below_a_cut_is_differentiated_whole_and_not_comp
 def test_layers_that_are_no_list_are_named():
     shared = SimpleNamespace(config=SimpleNamespace(num_hidden_layers=2), modules=lambda: iter(()))
     with pytest.raises(ValueError, match="SimpleNamespace holds no list of 2 layers"):
-        layer_below(SimpleNamespace(encoder=shared), 1)
+        compared_layer(SimpleNamespace(encoder=shared), 1)

@@ -11,7 +11,6 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 
 from taskloom.auxiliary.bodies import Body, DecoderBody, EncoderBody
-from taskloom.auxiliary.cut import layer_below
 from taskloom.auxiliary.finetune import record_results
 from taskloom.auxiliary.heads import VOCABULARY_OUTPUTS
 from taskloom.auxiliary.history import HISTORY_FILE, WeightLog, read_weight_history
@@ -19,6 +18,7 @@ from taskloom.auxiliary.leaks import refuse_leaks
 from taskloom.auxiliary.ranking import RANKING_FILE, rank_objectives, ranking_table, write_ranking
 from taskloom.auxiliary.sources import Source, build_sources, unavailable
 from taskloom.auxiliary.space import SearchSpace
+from taskloom.auxiliary.step import compared_layer
 from taskloom.auxiliary.trainer import WEIGHTS_FILE, AuxiliaryTrainer
 from taskloom.auxiliary.transforms import Transforms
 from taskloom.auxiliary.vocabulary import VocabularyHead, load_vocabulary_head
@@ -191,7 +191,7 @@ def _require_body(recipe: Recipe, model: Model, body: Body) -> None:
         )
     if (count := recipe.auxiliary.cosine_layers) is not None:
         try:
-            layer_below(model, count)
+            compared_layer(model, count)
         except ValueError as error:
             raise RecipeError(f"auxiliary.cosine_layers: {error}") from error
 

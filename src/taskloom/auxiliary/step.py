@@ -19,12 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taskloom.auxiliary.agreement import Gradient, HeldOut, accumulate, add, kept, total
 from taskloom.auxiliary.batch import RowBatch
 from taskloom.auxiliary.bodies import Body
-from taskloom.auxiliary.cut import Cut, layer_below
 from taskloom.auxiliary.heads import ObjectiveHeads
 from taskloom.auxiliary.plan import Share, plan_step
 from taskloom.auxiliary.space import Objective
@@ -32,9 +31,10 @@ from taskloom.auxiliary.transforms import Transforms
 from taskloom.auxiliary.views import visibility
 from taskloom.auxiliary.weights import ObjectiveWeights
 from taskloom.generative import GenerativeModel
+from taskloom.gradients.cut import Cut, top_layer
 from taskloom.model import MultiTaskModel
 
-__all__ = ["AuxiliaryStep", "StepResult"]
+__all__ = ["AuxiliaryStep", "StepResult", "compared_layer"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class AuxiliaryStep:
         self.chunk = chunk
         self.autocast = autocast
         self.scaler = scaler
-        self._layer = None if cosine_layers is None else layer_below(network, cosine_layers)
+        self._layer = None if cosine_layers is None else compared_layer(network, cosine_layers)
 
     def __call__(self, seed: tuple[int, ...], dev_loss: Callable[[], Tensor] | None) -> StepResult:
         """Do the auxiliary part of a step, after the tasks' own gradients are in `.grad`.
@@ -309,6 +309,22 @@ class AuxiliaryStep:
         # In float16 an overflow of a finite loss is the scaler's to see: it skips the step and lowers its scale.
         lost = torch.isfinite(loss).to(factor.dtype) if self.scaler is not None else torch.zeros_like(factor)
         return torch.where(finite, factor, lost), torch.where(finite, cosine, torch.nan)
+
+
+def compared_layer(network: Any, count: int) -> nn.Module:
+    """Return the lowest of the `count` top layers of a model with tasks.
+
+    Raises:
+        ValueError: it has no more layers than that, or no list of them.
+    """
+    body = getattr(network, "encoder", None) or network.backbone
+    depth = body.config.num_hidden_layers
+    if count >= depth:
+        raise ValueError(f"`cosine_layers` must be below the model's {depth} layers, found {count}")
+    try:
+        return top_layer(body, count)
+    except ValueError as error:
+        raise ValueError(f"`cosine_layers`: {error}") from None
 
 
 @dataclass(frozen=True)

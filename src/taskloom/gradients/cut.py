@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Cut", "layer_below"]
+__all__ = ["Cut", "top_layer"]
 
 
 class Cut:
@@ -58,17 +58,16 @@ class Cut:
         return found
 
 
-def layer_below(network: Any, count: int) -> nn.Module:
-    """Return the lowest of the `count` top layers of a model with tasks.
+def top_layer(model: Any, count: int) -> nn.Module:
+    """Return the lowest of the `count` top layers of a model of transformers.
 
     Raises:
-        ValueError: it has no more layers than that, or no list of them (ALBERT's share one).
+        ValueError: the model has fewer layers, or no list of them (ALBERT's share one).
     """
-    body = getattr(network, "encoder", None) or network.backbone
-    depth = body.config.num_hidden_layers
-    if count >= depth:
-        raise ValueError(f"`cosine_layers` must be below the model's {depth} layers, found {count}")
-    for module in body.modules():
+    depth = model.config.num_hidden_layers
+    if not 1 <= count <= depth:
+        raise ValueError(f"`count` must be from 1 to the model's {depth} layers, found {count}")
+    for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
             return module[depth - count]
-    raise ValueError(f"`cosine_layers`: {type(body).__name__} holds no list of {depth} layers")
+    raise ValueError(f"{type(model).__name__} holds no list of {depth} layers")
