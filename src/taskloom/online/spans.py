@@ -41,7 +41,7 @@ def token_spans(ids: Sequence[int], tokenizer: Any) -> tuple[str, np.ndarray]:
     special.update(index for index, token in backend.get_added_tokens_decoder().items() if token.special)
     tokens = [None if index in special else backend.id_to_token(index) for index in ids]
     kept = [position for position, token in enumerate(tokens) if token is not None]
-    kept_ids, kept_tokens = [ids[position] for position in kept], [tokens[position] for position in kept]
+    kept_ids, kept_tokens = [ids[position] for position in kept], [token for token in tokens if token is not None]
     decoders = _decoder_types(backend.decoder)
     if "ByteLevel" in decoders:
         text, kept_spans = _byte_level(kept_tokens)
