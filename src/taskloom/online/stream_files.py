@@ -147,7 +147,7 @@ def _records(file: BinaryIO, limit: int) -> Iterator[tuple[int, bytes | None, in
     A record ends where a line does outside of quotes, that is behind an even number of them.
     """
     number = first = 1
-    held: list[bytes] = []
+    held = bytearray()
     size = quotes = 0
     while piece := file.readline(CHUNK):
         if size == 0 and number == 1:
@@ -155,21 +155,17 @@ def _records(file: BinaryIO, limit: int) -> Iterator[tuple[int, bytes | None, in
         size += len(piece)
         quotes += piece.count(b'"')
         if size <= limit:
-            held.append(piece)
+            held += piece
         else:
             held.clear()
         if piece.endswith(b"\n"):
             number += 1
             if quotes % 2 == 0:
-                yield first, b"".join(held) if size <= limit else None, size
+                yield first, bytes(held) if size <= limit else None, size
                 held.clear()
                 first, size, quotes = number, 0, 0
-    if size > limit and quotes % 2:
-        raise UnusableFileError(
-            f"malformed row at line {first} (its quote is never closed); what follows it is not read"
-        )
     if size:
-        yield first, b"".join(held) if size <= limit else None, size
+        yield first, bytes(held) if size <= limit else None, size
 
 
 def _plain(content: bytes, line: int | None, max_characters: int) -> Finding:
