@@ -1,4 +1,4 @@
-"""What a run tells its user while it trains: the metrics file, the progress line, and a clean stop on Ctrl-C."""
+"""Callbacks of trainings: the metrics file, the progress line, a clean stop on Ctrl-C, and the order of batches."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from taskloom.progress import Rate
 
-__all__ = ["GracefulStop", "MetricsWriter", "ProgressLine"]
+__all__ = ["BatchSchedule", "GracefulStop", "MetricsWriter", "ProgressLine"]
 
 
 class MetricsWriter(TrainerCallback):
@@ -31,6 +31,20 @@ class MetricsWriter(TrainerCallback):
     ) -> None:
         if state.is_world_process_zero and logs and not {"total_flos", "train_loss"} & logs.keys():
             self.write({"step": state.global_step, **logs})
+
+
+class BatchSchedule(TrainerCallback):
+    """Tell the batch sampler its epoch, on a resumed run too, and evaluate after the last step."""
+
+    def __init__(self, batch_sampler: Any) -> None:
+        self.batch_sampler = batch_sampler
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.batch_sampler.set_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
 
 
 class GracefulStop(TrainerCallback):
@@ -65,7 +79,7 @@ class GracefulStop(TrainerCallback):
 
 
 class ProgressLine(TrainerCallback):
-    """One line: steps done, rate, remaining time, latest loss and dev mean."""
+    """One line: steps done, rate, remaining time, latest loss and dev scores."""
 
     def __init__(self, console: Console) -> None:
         self.progress = Progress(
@@ -98,7 +112,7 @@ class ProgressLine(TrainerCallback):
         **_: Any,
     ) -> None:
         if state.is_world_process_zero and logs:
-            names = {"loss": "loss", "dev/mean": "dev mean"}
+            names = {"loss": "loss", "dev/mean": "dev mean", "dev/nll": "dev nll", "dev/f1": "dev F1"}
             self._latest |= {names[key]: logs[key] for key in names if key in logs}
             text = "  ".join(f"{name} {value:.3f}" for name, value in self._latest.items())
             self.progress.update(self.row, latest=text)

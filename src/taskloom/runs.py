@@ -18,7 +18,6 @@ runs/NAME/
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -31,7 +30,7 @@ from taskloom.locks import FolderLock
 from taskloom.metrics_log import MetricsLog
 from taskloom.plain_json import to_json
 from taskloom.recipe import Recipe, differences, load_recipe, recipe_yaml
-from taskloom.storage import PARTIAL_SUFFIX, write_atomically
+from taskloom.storage import PARTIAL_SUFFIX, latest_checkpoint, remove_partial, write_atomically
 
 __all__ = ["RunFolder"]
 
@@ -67,7 +66,7 @@ class RunFolder:
         try:
             # Again under the lock: another training may have filled the folder in between.
             cls.refuse_unusable(path, resume)
-            _remove_partial(path)
+            remove_partial(path)
             run = cls(path, recipe, lock)
             if run._recipe_file.exists():
                 _refuse_other_recipe(path, _stored_recipe(path), recipe)
@@ -170,12 +169,7 @@ class RunFolder:
 
     def latest_checkpoint(self) -> Path | None:
         """Return the complete checkpoint of the highest step, or None."""
-        complete = {
-            int(match.group(1)): folder
-            for folder in self.checkpoints.glob("checkpoint-*")
-            if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and (folder / "trainer_state.json").is_file()
-        }
-        return complete[max(complete)] if complete else None
+        return latest_checkpoint(self.checkpoints)
 
     def append_metrics(self, entry: Mapping[str, Any]) -> None:
         """Append one entry to `metrics.jsonl`. Values that are not finite are written as null."""
@@ -248,11 +242,3 @@ def _names(recipe: Recipe) -> str:
     return ", ".join(
         task if isinstance(task, str) else str(task.get("name", task.get("preset"))) for task in recipe.tasks
     )
-
-
-def _remove_partial(path: Path) -> None:
-    for leftover in [*path.glob(f".*{PARTIAL_SUFFIX}"), *path.glob(f"*/*{PARTIAL_SUFFIX}")]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()

@@ -1,13 +1,14 @@
 """Writing to disk so that nothing is ever half there: write under a temporary name, then rename."""
 
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["staged_folder", "write_atomically"]
+__all__ = ["latest_checkpoint", "remove_partial", "staged_folder", "write_atomically"]
 
 #: Names of unfinished files and folders end in this; whoever lists a folder must skip them.
 PARTIAL_SUFFIX = ".partial"
@@ -52,3 +53,22 @@ def staged_folder(final: Path) -> Iterator[Path]:
             partial.rename(final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a kill left unfinished in `folder` and in the folders in it."""
+    for leftover in [*folder.glob(f".*{PARTIAL_SUFFIX}"), *folder.glob(f"*/*{PARTIAL_SUFFIX}")]:
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def latest_checkpoint(checkpoints: Path) -> Path | None:
+    """Return the complete ``checkpoint-<step>`` of the highest step in a folder, or None."""
+    complete = {
+        int(match.group(1)): folder
+        for folder in checkpoints.glob("checkpoint-*")
+        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and (folder / "trainer_state.json").is_file()
+    }
+    return complete[max(complete)] if complete else None

@@ -21,6 +21,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import IntervalStrategy
 
 from taskloom.aggregation import aggregate_gradients, find_aggregator
+from taskloom.callbacks import BatchSchedule
 from taskloom.checkpoints import StagedTrainer
 from taskloom.evaluation.generations import GENERATIONS_FOLDER, Generations, predicted_answers_file
 from taskloom.generation import TextInference
@@ -147,7 +148,7 @@ class MultiTaskTrainer(StagedTrainer):
             data_collator=collator,
             callbacks=callbacks,
         )
-        self.add_callback(_Schedule(self.batch_sampler))
+        self.add_callback(BatchSchedule(self.batch_sampler))
         self.scorer = UncertaintyScorer(
             list(suite),
             {
@@ -314,17 +315,3 @@ class MultiTaskTrainer(StagedTrainer):
         folder = Path(resume_from_checkpoint)
         self.network.load(folder)
         self.scorer.load_state_dict(load_file(folder / SAMPLING_FILE))
-
-
-class _Schedule(TrainerCallback):
-    """Tell the batch sampler its epoch, on a resumed run too, and evaluate after the last step."""
-
-    def __init__(self, batch_sampler: TaskBatchSampler) -> None:
-        self.batch_sampler = batch_sampler
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.batch_sampler.set_epoch(int(state.epoch or 0))
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step >= state.max_steps:
-            control.should_evaluate = True
