@@ -297,8 +297,8 @@ def test_the_model_is_left_as_it_was():
     model.transformer.wpe.weight.requires_grad_(False)
     before = {name: (p, p.data_ptr(), p.clone(), p.requires_grad) for name, p in model.named_parameters()}
     documents, weights, _ = stream(3)
-    first = unrolled_meta_gradient(model, documents, weights, question(model), 0.3)
-    second = unrolled_meta_gradient(model, documents, weights, question(model), 0.3)
+    first = unrolled_meta_gradient(model, documents, weights, question(model), 0.3, method="reverse")
+    second = unrolled_meta_gradient(model, documents, weights, question(model), 0.3, method="reverse")
     for name, parameter in model.named_parameters():
         same, pointer, value, required = before[name]
         assert parameter is same
@@ -342,7 +342,7 @@ def test_other_losses_than_a_language_model_s():
     ("change", "message"),
     [
         ({"weights": []}, "`weights` must be one a document"),
-        ({"weights": [torch.ones(1, 3)]}, r"`weights\[0\]` must be of the document's shape \[1, tokens\]"),
+        ({"weights": [torch.ones(1, 3)]}, r"`weights\[0\]` must be of the document's shape \[rows, tokens\]"),
         ({"parameters": ["nothing"]}, "the model has no parameter 'nothing'"),
         ({"parameters": []}, "there is nothing to update"),
         ({"checkpoints": 0}, "`checkpoints` must be"),

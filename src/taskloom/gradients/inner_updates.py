@@ -6,7 +6,7 @@ graph of the model is needed. `Adam` is Kingma and Ba (arXiv 1412.6980), algorit
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,16 +24,24 @@ class Pulled(NamedTuple):
     Attributes:
         parameters: with respect to the parameters before it, but for the way through the gradient.
         state: with respect to the state before it.
-        gradient: with respect to the gradient that it was made with.
+        gradient: with respect to the gradient that it was made with, divided by `factor`.
+        factor: see `gradient`.
     """
 
     parameters: Tensors
     state: State
     gradient: Tensors
+    factor: float = 1.0
 
 
 class InnerOptimizer(Protocol):
-    """One kind of update."""
+    """One kind of update.
+
+    Attributes:
+        uses_gradient: whether `pull_back` looks at the gradient, which may be empty otherwise.
+    """
+
+    uses_gradient: ClassVar[bool]
 
     def initial_state(self, parameters: Tensors) -> State:
         """Return the state before the first update."""
@@ -61,15 +69,16 @@ class SGD:
     """θ' = θ - lr g."""
 
     lr: float
+    uses_gradient: ClassVar[bool] = False
 
     def initial_state(self, parameters: Tensors) -> State:
         return {}
 
     def update(self, number: int, parameters: Tensors, state: State, gradient: Tensors) -> tuple[Tensors, State]:
-        return {name: value - self.lr * gradient[name] for name, value in parameters.items()}, state
+        return {name: torch.sub(value, gradient[name], alpha=self.lr) for name, value in parameters.items()}, state
 
     def pull_back(self, number: int, state: State, gradient: Tensors, later: Tensors, later_state: State) -> Pulled:
-        return Pulled(later, later_state, {name: -self.lr * value for name, value in later.items()})
+        return Pulled(later, later_state, later, -self.lr)
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ class Adam:
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    uses_gradient: ClassVar[bool] = True
 
     def initial_state(self, parameters: Tensors) -> State:
         return {part: {name: torch.zeros_like(value) for name, value in parameters.items()} for part in ("m", "v")}

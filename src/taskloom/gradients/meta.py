@@ -7,9 +7,9 @@ gradient of the outer loss with respect to θ_k, and μ_k = -lr λ_k, that with 
     ∂outer/∂w_kt = (∇nll_kt · μ_k) / n_k          a directional derivative of each token's loss,
     λ_(k-1) = λ_k + ∇²L_k μ_k                     a Hessian-vector product,
 
-and both are one pass of forward-over-reverse differentiation at θ_(k-1) (or a double backward pass of this one update).
-So memory holds one document's pass, whatever the number of updates, and the parameters before some of them: of all, of
-every n-th, or of a square root of them; the rest is computed again. That is the adjoint method of reverse-mode
+and both come of one pass at θ_(k-1) (`taskloom.gradients.second_order`). The first update needs no Hessian, and the
+last one's graph is still there when the walk begins. So memory holds one document's pass, whatever the number of
+updates, and the parameters before some of them; the rest is computed again. That is the adjoint method of reverse-mode
 differentiation through training (Maclaurin et al., arXiv 1502.03492), in the mixed mode of arXiv 2505.00793. CaMeLS
 (arXiv 2305.15076, equation 2) needs the gradient for its weighting model.
 """
@@ -22,19 +22,18 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jvp
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from taskloom.gradients.inner_updates import SGD, InnerOptimizer, State, Tensors
+from taskloom.gradients.inner_updates import SGD, InnerOptimizer, Pulled, State, Tensors
+from taskloom.gradients.passes import evaluating, twice_differentiable
+from taskloom.gradients.second_order import GradientGraph, Method, Stopwatch, TokenLosses, Update
 
-__all__ = ["TokenLosses", "causal_token_losses", "unrolled_meta_gradient"]
+__all__ = ["TokenLosses", "UnrolledUpdates", "causal_token_losses", "unrolled_meta_gradient"]
 
-#: (call, document) -> the loss of predicting each token, [1, tokens], and which count, bool [1, tokens]. `call` runs
-#: the model with the parameters of the moment, with keyword arguments.
-TokenLosses = Callable[[Callable[..., Any], Mapping[str, Tensor]], tuple[Tensor, Tensor]]
 Checkpoints = Literal["all", "sqrt"] | int
-Method = Literal["forward", "reverse"]
+
+#: What was measured in this process, by the kind of update.
+_stopwatches: dict[tuple[object, ...], Stopwatch] = {}
 
 
 def causal_token_losses(call: Callable[..., Any], document: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -42,18 +41,19 @@ def causal_token_losses(call: Callable[..., Any], document: Mapping[str, Tensor]
 
     Args:
         call: runs the model.
-        document: ``input_ids`` and ``attention_mask``, both ``[1, tokens]``.
+        document: ``input_ids`` and ``attention_mask``, both ``[rows, tokens]``.
 
     Returns:
-        ``[1, tokens]`` negative log-likelihoods, 0 for the first token, and which tokens are real and predicted from
-        a real one.
+        ``[rows, tokens]`` negative log-likelihoods, 0 for the first token of a row, and which tokens are real and
+        predicted from a real one.
     """
     ids, mask = document["input_ids"], document["attention_mask"]
-    logits = call(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+    logits = call(input_ids=ids, attention_mask=mask, use_cache=False).logits
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = F.cross_entropy(wide.transpose(1, 2), ids[:, 1:], reduction="none")
+    targets = F.pad(ids[:, 1:], (0, 1), value=-100)  # nothing follows the last token
+    losses = F.cross_entropy(wide.flatten(0, 1), targets.flatten(), reduction="none").view(ids.shape)
     real = mask.bool()
-    return F.pad(losses, (1, 0)), F.pad(real[:, 1:] & real[:, :-1], (1, 0))
+    return F.pad(losses[:, :-1], (1, 0)), F.pad(real[:, 1:] & real[:, :-1], (1, 0))
 
 
 def unrolled_meta_gradient(
@@ -65,27 +65,32 @@ def unrolled_meta_gradient(
     *,
     parameters: Iterable[str] | None = None,
     checkpoints: Checkpoints = "sqrt",
-    method: Method = "forward",
+    method: Method | Literal["auto"] = "auto",
     first_order: bool = False,
     token_losses: TokenLosses = causal_token_losses,
 ) -> tuple[Tensor, list[Tensor]]:
     """Update a model on documents, one weighted step each, and differentiate what comes of it by the weights.
 
-    Hand the gradients on to whatever made the weights with ``torch.autograd.backward(weights, gradients)``.
+    Hand the gradients on to whatever made the weights with ``torch.autograd.backward(weights, gradients)``. For the
+    updated parameters, or several outer losses, see `UnrolledUpdates`.
 
     Args:
         model: any module; with the default `token_losses` a causal language model of transformers, plain or with an
             adapter. It runs in evaluation mode, and is left as it was.
-        documents: what it is updated on, in this order: ``input_ids`` and ``attention_mask``, ``[1, tokens]``.
-        weights: of each document, ``[1, tokens]``; entry t multiplies the loss of predicting token t (t >= 1).
-            What stands on padding and on the first token counts nothing.
+        documents: what it is updated on, in this order: ``input_ids`` and ``attention_mask``, ``[rows, tokens]``; the
+            rows of one document make one update.
+        weights: of each document, ``[rows, tokens]``; entry t of a row multiplies the loss of predicting its token t
+            (t >= 1). What stands on padding and on the first token counts nothing.
         outer_loss: the loss of the updated model, a scalar; called once, with `model`.
         lr: learning rate of SGD, or an inner optimizer, such as `taskloom.gradients.inner_updates.Adam`. A
             document's loss is the sum of its weighted token losses over the number of its predicted real tokens.
         parameters: names of the parameters that are updated; None takes those that require gradients.
-        checkpoints: the updates before which parameters are kept: ``"all"``, every n-th, or ``"sqrt"``, about the
-            square root of them; others are computed again, at the cost of another backward pass each.
-        method: ``"forward"`` differentiates forward over reverse, ``"reverse"`` by a double backward pass.
+        checkpoints: the updates before which parameters are kept: ``"all"``, every n-th, or ``"sqrt"``, which holds
+            them for about 2 √K of K updates at any time; others are computed again, at the cost of one more backward
+            pass each. Up to three updates ``"sqrt"`` is ``"all"``.
+        method: ``"reverse"`` differentiates an update by a double backward pass, ``"forward"`` forward over reverse,
+            and ``"auto"`` by the one which turns out to be faster for this model, size of documents and device.
+            They differ by rounding alone; for results that repeat bit by bit choose one of the first two.
         first_order: leave the Hessians out: an update's gradient is taken for independent of the updates before it.
         token_losses: the losses of a document's tokens.
 
@@ -93,18 +98,23 @@ def unrolled_meta_gradient(
         The outer loss, and its gradient with respect to each of `weights`, in their shapes.
 
     Raises:
-        ValueError: documents and weights differ in number or shape, no or unknown parameters, or an unknown choice.
+        ValueError: documents and weights differ in number or shape, no or unknown parameters, an unknown choice, or
+            an operation of the model has no second derivatives by `method`.
     """
-    _check(documents, weights, checkpoints, method)
-    chosen = _chosen(model, parameters)
-    optimizer: InnerOptimizer = SGD(lr) if isinstance(lr, float | int) else lr
-    with _evaluating(model), sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivatives
-        inner = _Inner(model, documents, [weight.detach() for weight in weights], optimizer, token_losses)
-        start = {name: parameter.detach() for name, parameter in chosen.items()}
-        kept, last = inner.forward(start, _interval(checkpoints, len(documents)))
-        outer, adjoint = _outer_gradient(model, chosen, last.parameters, outer_loss)
-        gradients = inner.backward(kept, adjoint, method, first_order)
-    return outer, gradients
+    updates = UnrolledUpdates(
+        model,
+        documents,
+        weights,
+        lr,
+        parameters=parameters,
+        checkpoints=checkpoints,
+        method=method,
+        first_order=first_order,
+        token_losses=token_losses,
+    )
+    outer, adjoint = updates.outer_gradient(outer_loss)
+    updates.parameters.clear()
+    return outer, updates.pull_back(adjoint)
 
 
 @dataclass(frozen=True)
@@ -115,152 +125,222 @@ class _Moment:
     state: State
 
 
-class _Inner:
-    """The chain of updates."""
+class UnrolledUpdates:
+    """Weighted updates that are done, and can be differentiated.
+
+    `unrolled_meta_gradient` in three steps, and their arguments are described there:
+
+        updates = UnrolledUpdates(model, documents, weights, lr)
+        value, adjoint = updates.outer_gradient(outer_loss)
+        gradients = updates.pull_back(adjoint)
+
+    Attributes:
+        parameters: the updated parameters after the last update, by name. The model itself keeps its own:
+            ``model.load_state_dict(updates.parameters, strict=False)`` makes it the updated one.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         documents: Sequence[Mapping[str, Tensor]],
         weights: Sequence[Tensor],
-        optimizer: InnerOptimizer,
-        token_losses: TokenLosses,
+        lr: float | InnerOptimizer,
+        *,
+        parameters: Iterable[str] | None = None,
+        checkpoints: Checkpoints = "sqrt",
+        method: Method | Literal["auto"] = "auto",
+        first_order: bool = False,
+        token_losses: TokenLosses = causal_token_losses,
     ) -> None:
-        self.model = model
-        self.documents = documents
-        self.weights = weights
-        self.optimizer = optimizer
-        self.token_losses = token_losses
+        _check(documents, weights, checkpoints, method)
+        self._model = model
+        self._chosen = _chosen(model, parameters)
+        self._optimizer: InnerOptimizer = SGD(lr) if isinstance(lr, float | int) else lr
+        self._method: Method | Literal["auto"] = method
+        self._first_order = first_order
+        self._updates = [
+            Update(model, document, weight.detach(), token_losses)
+            for document, weight in zip(documents, weights, strict=True)
+        ]
+        self._starts = _starts(checkpoints, len(documents))
+        self._kept: dict[int, list[_Moment]] = {}
+        self._graph: GradientGraph | None = None
+        with evaluating(model):
+            self.parameters: Tensors = self._forward()
 
-    def forward(self, start: Tensors, interval: int) -> tuple[dict[int, _Moment], _Moment]:
-        """Do all updates; return the moments before every `interval`-th of them, by number, and the last one."""
-        moment = _Moment(start, self.optimizer.initial_state(start))
-        kept = {}
-        for number in range(len(self.documents)):
-            if number % interval == 0:
-                kept[number] = moment
-            moment = self._updated(number, moment, self._gradient(number, moment.parameters))
-        return kept, moment
+    def outer_gradient(self, outer_loss: Callable[[Any], Tensor]) -> tuple[Tensor, Tensors]:
+        """Return a loss of the updated model, and its gradient with respect to the updated parameters.
 
-    def backward(self, kept: dict[int, _Moment], adjoint: Tensors, method: Method, first_order: bool) -> list[Tensor]:
-        """Walk the updates backwards and return the gradient with respect to each document's weights."""
-        gradients = [torch.zeros_like(weight) for weight in self.weights]
-        later_state = {
-            part: {name: torch.zeros_like(value) for name, value in values.items()}
-            for part, values in kept[0].state.items()
-        }
-        end = len(self.documents)
-        for first in sorted(kept, reverse=True):
-            for number, moment, gradient in reversed(self._again(first, end, kept.pop(first))):
-                pulled = self.optimizer.pull_back(number + 1, moment.state, gradient, adjoint, later_state)
-                product, by_weights = self._second_order(
-                    number, moment.parameters, pulled.gradient, "tangents" if first_order else method
-                )
-                gradients[number] = by_weights
-                later_state = pulled.state
-                adjoint = {name: value + product[name] for name, value in pulled.parameters.items()}
-            end = first
-        return gradients
+        Gradients of several losses may be added up before they are pulled back.
+        """
+        own = {name: parameter.data for name, parameter in self._chosen.items()}
+        required = {name: parameter.requires_grad for name, parameter in self._chosen.items()}
+        with evaluating(self._model):
+            try:
+                for name, parameter in self._chosen.items():
+                    parameter.data = self.parameters[name]
+                    parameter.requires_grad_(True)
+                with torch.enable_grad():
+                    loss = outer_loss(self._model)
+                    found = torch.autograd.grad(
+                        loss, list(self._chosen.values()), allow_unused=True, materialize_grads=True
+                    )
+            finally:
+                for name, parameter in self._chosen.items():
+                    parameter.data = own[name]
+                    parameter.requires_grad_(required[name])
+        return loss.detach(), dict(zip(self._chosen, found, strict=True))
 
-    def _again(self, first: int, end: int, moment: _Moment) -> list[tuple[int, _Moment, Tensors]]:
-        """Return the updates from one that is kept to the next, with the moments before them and their gradients."""
-        found = []
-        for number in range(first, end):
-            gradient = self._gradient(number, moment.parameters) if self._needs_gradient(number, end) else {}
-            found.append((number, moment, gradient))
-            if number + 1 < end:
-                moment = self._updated(number, moment, gradient)
-        return found
+    def pull_back(self, adjoint: Tensors) -> list[Tensor]:
+        """Return the gradient with respect to each document's weights; once, since it uses up what is kept.
 
-    def _needs_gradient(self, number: int, end: int) -> bool:
-        """The last update of a stretch needs none, unless the optimizer looks at it on the way back."""
-        return number + 1 < end or not isinstance(self.optimizer, SGD)
+        Args:
+            adjoint: the gradient with respect to the updated parameters. It is emptied, to free its memory.
+        """
+        if not self._kept:
+            raise RuntimeError("these updates were pulled back already: nothing of them is kept")
+        gradients: list[Tensor] = []
+        later, later_state = dict(adjoint), _zeros(self._kept[0][0].state)
+        adjoint.clear()
+        with evaluating(self._model):
+            for number, moment in self._backwards():
+                later, later_state, slopes = self._walked_back(number, moment, later, later_state)
+                gradients.append(slopes)
+        return gradients[::-1]
+
+    def _forward(self) -> Tensors:
+        """Do all updates, keeping what the way back needs, and return the parameters after the last one."""
+        start = {name: parameter.detach() for name, parameter in self._chosen.items()}
+        moment = _Moment(start, self._optimizer.initial_state(start))
+        for number, update in enumerate(self._updates):
+            if number in self._starts:
+                self._kept[number] = []
+            if number in self._starts or number > self._starts[-1]:
+                self._kept[max(self._kept)].append(moment)
+            if number + 1 == len(self._updates) and self._keeps_graph():
+                with twice_differentiable(self._model):
+                    gradient, self._graph = update.graph(moment.parameters)
+            else:
+                gradient = self._gradient(number, moment)
+            moment = self._updated(number, moment, gradient)
+        return moment.parameters
+
+    def _keeps_graph(self) -> bool:
+        if self._first_order or self._method == "forward" or self._optimizer.uses_gradient:
+            return False
+        return self._method == "reverse" or "reverse" not in self._stopwatch(len(self._updates) - 1).impossible
+
+    def _backwards(self) -> Iterator[tuple[int, _Moment]]:
+        """Yield the updates from the last one, with the moments before them; those not kept are computed again."""
+        end = len(self._updates)
+        for first in reversed(self._starts):
+            moments = self._kept.pop(first)
+            while first + len(moments) < end:
+                number = first + len(moments) - 1
+                moments.append(self._updated(number, moments[-1], self._gradient(number, moments[-1])))
+            while moments:
+                end -= 1
+                yield end, moments.pop()
+
+    def _gradient(self, number: int, moment: _Moment) -> Tensors:
+        return self._updates[number].gradient(moment.parameters)
 
     def _updated(self, number: int, moment: _Moment, gradient: Tensors) -> _Moment:
-        return _Moment(*self.optimizer.update(number + 1, moment.parameters, moment.state, gradient))
+        return _Moment(*self._optimizer.update(number + 1, moment.parameters, moment.state, gradient))
 
-    def _losses(self, number: int, parameters: Tensors) -> tuple[Tensor, Tensor, Tensor]:
-        """Return an update's loss, its tokens' losses with 0 where none counts, and how many count."""
+    def _walked_back(
+        self, number: int, moment: _Moment, later: Tensors, later_state: State
+    ) -> tuple[Tensors, State, Tensor]:
+        """Return the gradients with respect to parameters and state before an update, and to its token weights."""
 
-        def call(**inputs: Any) -> Any:
-            return functional_call(self.model, parameters, kwargs=inputs)
+        def pull(gradient: Tensors) -> Pulled:
+            return self._optimizer.pull_back(number + 1, moment.state, gradient, later, later_state)
 
-        losses, counted = self.token_losses(call, self.documents[number])
-        losses = losses.masked_fill(~counted, 0.0)
-        count = counted.sum().clamp(min=1)
-        return (losses * self.weights[number]).sum() / count, losses, count
+        pulled, product, slopes = self._differentiated(number, moment, pull)
+        before = pulled.parameters
+        if product:
+            before = {name: torch.add(value, product[name], alpha=pulled.factor) for name, value in before.items()}
+        return before, pulled.state, slopes * pulled.factor
 
-    def _gradient(self, number: int, parameters: Tensors) -> Tensors:
-        with torch.enable_grad():
-            leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-            loss, _, _ = self._losses(number, leaves)
-            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        return dict(zip(leaves, found, strict=True))
+    def _differentiated(
+        self, number: int, moment: _Moment, pull: Callable[[Tensors], Pulled]
+    ) -> tuple[Pulled, Tensors, Tensor]:
+        """Pull gradients back through an update; return also its Hessian's product and the slopes by its weights.
 
-    def _second_order(
-        self, number: int, parameters: Tensors, direction: Tensors, method: Method | Literal["tangents"]
-    ) -> tuple[Tensors, Tensor]:
-        """Return the Hessian of an update's loss times a direction, and the loss gradient's by the weights times it."""
-        if method == "reverse":
-            return self._double_backward(number, parameters, direction)
-        count = torch.ones(())
+        The product is empty where it is not needed: for the first update, and to first order.
+        """
+        hessian = number > 0 and not self._first_order
+        if self._method != "auto":
+            return self._differentiated_by(self._method, number, moment, pull, hessian)
+        stopwatch, error = self._stopwatch(number), None
+        method: Method
+        while len(stopwatch.impossible) < 2:
+            if self._graph is not None:
+                method = "reverse"
+            elif hessian or "forward" in stopwatch.impossible:
+                method = stopwatch.choice()
+            else:  # a tangent is always cheaper than a graph
+                method = "forward"
+            try:
+                if self._graph is not None or not hessian:
+                    return self._differentiated_by(method, number, moment, pull, hessian)
+                with stopwatch.timing(method, self._updates[number].weight.device):
+                    return self._differentiated_by(method, number, moment, pull, hessian)
+            except ValueError as found:
+                stopwatch.give_up(method, self._model, found)
+                error = found
+        raise ValueError(f"`model`: {type(self._model).__name__} has no second derivatives by any method") from error
 
-        def losses(values: Tensors) -> tuple[Tensor, Tensor]:
-            nonlocal count
-            loss, tokens, count = self._losses(number, values)
-            return loss, tokens
+    def _differentiated_by(
+        self, method: Method, number: int, moment: _Moment, pull: Callable[[Tensors], Pulled], hessian: bool
+    ) -> tuple[Pulled, Tensors, Tensor]:
+        update, parameters = self._updates[number], moment.parameters
+        with twice_differentiable(self._model):
+            if method == "reverse":
+                gradient: Tensors = {}
+                graph, self._graph = self._graph, None
+                if graph is None:
+                    gradient, graph = update.graph(parameters)
+                pulled = pull(gradient)
+                gradient.clear()
+                with _explained(method, self._model):
+                    return pulled, *graph.along(pulled.gradient, hessian)
+            pulled = pull(update.gradient(parameters) if self._optimizer.uses_gradient else {})
+            with _explained(method, self._model):
+                if hessian:
+                    return pulled, *update.forward_over_reverse(parameters, pulled.gradient)
+                return pulled, {}, update.slopes(parameters, pulled.gradient)
 
-        if method == "tangents":
-            slopes: Tensor = jvp(lambda values: losses(values)[1], (parameters,), (direction,))[1]
-            return {name: torch.zeros_like(value) for name, value in direction.items()}, slopes / count
-        product, slopes = jvp(grad(losses, has_aux=True), (parameters,), (direction,))[1]
-        return product, slopes / count
-
-    def _double_backward(self, number: int, parameters: Tensors, direction: Tensors) -> tuple[Tensors, Tensor]:
-        with torch.enable_grad():
-            leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-            weight = self.weights[number].clone().requires_grad_()
-            _, losses, count = self._losses(number, leaves)
-            loss = (losses * weight).sum() / count
-            gradient = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, allow_unused=True)
-            pairs = zip(gradient, direction.values(), strict=True)
-            along = torch.stack([(g * d).sum() for g, d in pairs if g is not None]).sum()
-            *product, by_weight = torch.autograd.grad(
-                along, [*leaves.values(), weight], allow_unused=True, materialize_grads=True
-            )
-        return dict(zip(leaves, product, strict=True)), by_weight
+    def _stopwatch(self, number: int) -> Stopwatch:
+        weight = self._updates[number].weight
+        kind = (
+            type(self._model),
+            sum(parameter.numel() for parameter in self._model.parameters()),
+            sum(parameter.numel() for parameter in self._chosen.values()),
+            next(iter(self._chosen.values())).dtype,
+            weight.device,
+            weight.numel().bit_length(),  # sizes of documents within a factor of two
+            torch.is_autocast_enabled(weight.device.type),
+        )
+        return _stopwatches.setdefault(kind, Stopwatch())
 
 
-def _outer_gradient(
-    model: nn.Module, chosen: Mapping[str, nn.Parameter], updated: Tensors, outer_loss: Callable[[Any], Tensor]
-) -> tuple[Tensor, Tensors]:
-    """Return the outer loss of the model with updated parameters, and its gradient with respect to them."""
-    own = {name: parameter.data for name, parameter in chosen.items()}
-    required = {name: parameter.requires_grad for name, parameter in chosen.items()}
-    try:
-        for name, parameter in chosen.items():
-            parameter.data = updated[name]
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            loss = outer_loss(model)
-            found = torch.autograd.grad(loss, list(chosen.values()), allow_unused=True, materialize_grads=True)
-    finally:
-        for name, parameter in chosen.items():
-            parameter.data = own[name]
-            parameter.requires_grad_(required[name])
-    return loss.detach(), dict(zip(chosen, found, strict=True))
+def _zeros(state: State) -> State:
+    return {part: {name: torch.zeros_like(value) for name, value in values.items()} for part, values in state.items()}
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Put all modules into evaluation mode for a while: an update that is done again must be the same update."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def _explained(method: Method, model: nn.Module) -> Iterator[None]:
+    """Say which method a model has no rules for."""
     try:
         yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ValueError(
+            f"`method`: {type(model).__name__} cannot be differentiated twice by '{method}': "
+            f"{str(error).splitlines()[0]} Choose 'auto', or the other method."
+        ) from error
 
 
 def _chosen(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Parameter]:
@@ -278,25 +358,38 @@ def _chosen(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Param
     return chosen
 
 
-def _interval(checkpoints: Checkpoints, updates: int) -> int:
+def _starts(checkpoints: Checkpoints, updates: int) -> list[int]:
+    """Return the updates before which parameters are kept; from each to the next they are computed again.
+
+    The walk goes from the last stretch to the first, and with each stretch that is done there is room for one more
+    moment. So with "sqrt" there is room for as many as equal stretches of a square root would take, and each stretch
+    is one longer than the one after it, which leaves fewer updates to be computed again.
+    """
     if checkpoints == "all":
-        return 1
-    return max(1, math.isqrt(updates)) if checkpoints == "sqrt" else int(checkpoints)
+        return list(range(updates))
+    if checkpoints != "sqrt":
+        return list(range(0, updates, checkpoints))
+    room = math.ceil(2 * math.sqrt(updates)) - 1
+    stretches = 1
+    while stretches * (room - stretches + 1) + stretches * (stretches - 1) // 2 < updates:
+        stretches += 1
+    ends = [updates - sum(range(room - stretches + 1, room - stretches + 1 + n)) for n in range(1, stretches + 1)]
+    return sorted(max(end, 0) for end in ends)
 
 
 def _check(
-    documents: Sequence[Mapping[str, Tensor]], weights: Sequence[Tensor], checkpoints: Checkpoints, method: Method
+    documents: Sequence[Mapping[str, Tensor]], weights: Sequence[Tensor], checkpoints: object, method: object
 ) -> None:
     if not documents or len(documents) != len(weights):
         raise ValueError(f"`weights` must be one a document: there are {len(weights)} for {len(documents)} documents")
     for number, (document, weight) in enumerate(zip(documents, weights, strict=True)):
         shape = document["input_ids"].shape
-        if len(shape) != 2 or shape[0] != 1 or weight.shape != shape:
+        if len(shape) != 2 or weight.shape != shape:
             raise ValueError(
-                f"`weights[{number}]` must be of the document's shape [1, tokens]: found {list(weight.shape)} for "
+                f"`weights[{number}]` must be of the document's shape [rows, tokens]: found {list(weight.shape)} for "
                 f"{list(shape)}"
             )
     if checkpoints not in ("all", "sqrt") and not (isinstance(checkpoints, int) and checkpoints >= 1):
         raise ValueError(f"`checkpoints` must be 'all', 'sqrt' or a number from 1 on, found {checkpoints!r}")
-    if method not in ("forward", "reverse"):
-        raise ValueError(f"`method` must be 'forward' or 'reverse', found {method!r}")
+    if method not in ("auto", "forward", "reverse"):
+        raise ValueError(f"`method` must be 'auto', 'forward' or 'reverse', found {method!r}")

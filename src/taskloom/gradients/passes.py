@@ -1,0 +1,53 @@
+"""The state a model is in while its updates are differentiated: repeatable, and of operations that can be.
+
+An update that is done again must be the same update, so modules are in evaluation mode (without dropout, and without
+the gradient checkpointing of transformers, which trains only). Fused attention kernels have no second derivatives.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+__all__ = ["evaluating", "twice_differentiable"]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put all modules into evaluation mode for a while, and have autocast cast anew each time.
+
+    Autocast remembers the casts of parameters by the objects that hold them: it would keep the graphs of all updates
+    alive, and miss that a parameter holds other values.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    caching = torch.is_autocast_cache_enabled()
+    model.eval()
+    torch.set_autocast_cache_enabled(False)
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(caching)
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Have attention computed by plain operations for a while: by torch's mathematical kernel, or eagerly."""
+    switched: list[tuple[Any, str]] = []
+    for module in model.modules():
+        name = getattr(getattr(module, "config", None), "_attn_implementation", None)
+        if name not in (None, "eager", "sdpa") and hasattr(module, "set_attn_implementation"):
+            switched.append((module, name))
+    try:
+        for module, _ in switched:
+            module.set_attn_implementation("eager")
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for module, name in switched:
+            module.set_attn_implementation(name)
