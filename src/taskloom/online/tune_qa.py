@@ -1,0 +1,243 @@
+"""Teaching a language model to answer questions without their documents (CaMeLS, arXiv 2305.15076, section 4).
+
+Both uses of the publication: before anything else, so that the model knows the task (`taskloom online tune-qa`), and
+lightly after adaptation to a stream, whose updates may have worn the task away.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.utils import logging as transformers_logging
+
+from taskloom.callbacks import GracefulStop, MetricsWriter, ProgressLine
+from taskloom.errors import RecipeError, RunError
+from taskloom.metrics_log import MetricsLog
+from taskloom.online.best_models import BestModels, trained_parameters
+from taskloom.online.encode import QACollator
+from taskloom.online.qa_history import METRICS, BestValue, best_value, deciding_metric
+from taskloom.online.qa_trainer import QATrainer, evaluations
+from taskloom.online.questions import Question
+from taskloom.storage import latest_checkpoint, remove_partial
+
+__all__ = ["TuneResult", "tune_qa"]
+
+Metric = Literal["nll", "f1", "exact_match"]
+_OPTIMIZERS = {"adam": TrainingArguments.default_optim, "sgd": "sgd", "adafactor": "adafactor"}
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What came of a tuning.
+
+    Attributes:
+        chosen: the metric by which the model was chosen: `stop_on`, or ``"nll"`` if that never changed.
+        best: the best value of each metric, and the optimizer step after which it was found.
+        history: all evaluations in order: the ``step`` and the metrics of each.
+        steps: optimizer steps done.
+    """
+
+    chosen: str
+    best: dict[str, BestValue]
+    history: list[Mapping[str, float]]
+    steps: int
+
+
+def tune_qa(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Sequence[Question],
+    dev: Sequence[Question],
+    *,
+    folder: Path | None = None,
+    epochs: float = 100.0,
+    max_steps: int = -1,
+    batch_size: int = 32,
+    accumulation: int = 2,
+    learning_rate: float = 2.5e-5,
+    optimizer: Literal["adam", "sgd", "adafactor"] = "adam",
+    max_grad_norm: float = 100.0,
+    evaluate_every: int = 512,
+    patience: int | None = 10,
+    stop_on: Metric = "nll",
+    generate: bool = True,
+    checkpoint_every: int | None = None,
+    keep_checkpoints: int = 2,
+    resume: bool = False,
+    seed: int = 0,
+    precision: Literal["float32", "bf16", "fp16"] = "float32",
+    gradient_checkpointing: bool = False,
+    eval_batch_size: int = 32,
+    log_every: int = 16,
+    collator: QACollator | None = None,
+    console: Console | None = None,
+) -> TuneResult:
+    """Tune a model on questions; it ends with the best parameters that were found.
+
+    The loss is the mean over all answer tokens of an optimizer step (published: the mean of its batches' means). The
+    dev questions are scored before the first step, every `evaluate_every` steps and after the last, their answers
+    generated greedily.
+
+    Args:
+        model: a causal language model of `transformers`, plain or wrapped by PEFT. Only parameters that require
+            gradients train; it is changed in place.
+        tokenizer: its tokenizer.
+        train: questions to train on.
+        dev: questions that decide which model is the best, and when to stop.
+        folder: for ``checkpoints/``, ``metrics.jsonl`` and the best models ``best-nll``, ``best-f1`` and
+            ``best-exact-match``, each of which `AutoModelForCausalLM.from_pretrained` loads. None keeps all in memory.
+        epochs: most passes over `train`.
+        max_steps: most optimizer steps; -1 leaves it to `epochs`.
+        batch_size: questions a batch.
+        accumulation: batches an optimizer step.
+        learning_rate: a constant one.
+        optimizer: its name; Adafactor without its own step sizes, as published. There is no weight decay.
+        max_grad_norm: clip the gradient to this norm; 0 never does.
+        evaluate_every: optimizer steps from one evaluation to the next.
+        patience: stop after so many evaluations without a better `stop_on`; None never does.
+        stop_on: the metric that decides, unless it is the same in all evaluations: then the nll does.
+        generate: let the model answer the dev questions; without, there is the nll alone.
+        checkpoint_every: optimizer steps from one checkpoint to the next; None takes `evaluate_every`.
+        keep_checkpoints: the latest so many.
+        resume: go on from the latest checkpoint in `folder`, if there is one. On the CPU in float32 the result is that
+            of an uninterrupted training, bit for bit.
+        seed: of the order of the questions and of dropout.
+        precision: of the forward and backward pass.
+        gradient_checkpointing: recompute activations instead of keeping them.
+        eval_batch_size: dev questions together.
+        log_every: optimizer steps from one entry of the training loss to the next.
+        collator: makes the batches; None takes `QACollator(tokenizer)`.
+        console: for messages and the progress line; None is silent.
+
+    Raises:
+        RunError: `folder` holds a tuning already and `resume` is off, or one of another model.
+        RecipeError: fp16 without a GPU.
+        ValueError: no questions, nothing that trains, or `stop_on` is not among what is evaluated.
+        KeyboardInterrupt: the tuning was interrupted; a checkpoint has been written if there is a `folder`.
+    """
+    metrics = tuple(METRICS) if generate else ("nll",)
+    _check(model, train, dev, metrics, stop_on)
+    console = console or Console(quiet=True)
+    transformers_logging.disable_progress_bar()  # one line of progress is enough, and it is ours
+    checkpoint, state = _begin(folder, resume, console)
+    stop, progress = GracefulStop(console), ProgressLine(console)
+    callbacks = [stop, progress]
+    if folder is not None:
+        callbacks.append(MetricsWriter(MetricsLog(folder / "metrics.jsonl").append))
+    was_training = model.training
+    with TemporaryDirectory() as nowhere:
+        trainer = QATrainer(
+            model,
+            _arguments(
+                precision,
+                output_dir=nowhere if folder is None else str(folder / "checkpoints"),
+                seed=seed,
+                num_train_epochs=epochs,
+                max_steps=max_steps,
+                per_device_train_batch_size=batch_size,
+                per_device_eval_batch_size=eval_batch_size,
+                gradient_accumulation_steps=accumulation,
+                optim=_OPTIMIZERS[optimizer],
+                learning_rate=learning_rate,
+                max_grad_norm=max_grad_norm,
+                eval_steps=evaluate_every,
+                save_steps=checkpoint_every or evaluate_every,
+                save_total_limit=keep_checkpoints,
+                logging_steps=log_every,
+                eval_on_start=checkpoint is None,
+                gradient_checkpointing=gradient_checkpointing,
+            ),
+            train,
+            dev,
+            tokenizer,
+            collator=collator or QACollator(tokenizer),
+            best=BestModels(model, tokenizer, folder),
+            kept=metrics if folder is not None else tuple(dict.fromkeys(("nll", stop_on))),
+            stop_on=stop_on,
+            patience=patience,
+            generate=generate,
+            saves=folder is not None,
+            callbacks=callbacks,
+        )
+        trainer.remove_callback(PrinterCallback)
+        try:
+            if checkpoint is None or not trainer.is_over(state):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                state = trainer.state
+        finally:
+            progress.stop()
+            stop.restore()
+            # Mixed precision has wrapped the model's forward pass.
+            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+            if gradient_checkpointing:
+                model.gradient_checkpointing_disable()
+            model.train(was_training)
+    if stop.requested:
+        raise KeyboardInterrupt
+    history = evaluations(state)
+    found = {metric: best_value(history, metric) for metric in metrics}
+    chosen = deciding_metric(history, stop_on)
+    if found[chosen] is not None:  # without a finite value, nothing was kept
+        trainer.best.restore(chosen)
+    best = {metric: value for metric, value in found.items() if value is not None}
+    return TuneResult(chosen, best, history, state.global_step)
+
+
+def _check(
+    model: Any, train: Sequence[Question], dev: Sequence[Question], metrics: Sequence[str], stop_on: str
+) -> None:
+    for name, questions in {"train": train, "dev": dev}.items():
+        if not questions:
+            raise ValueError(f"`{name}` must hold at least one question, found none")
+    if stop_on not in metrics:
+        raise ValueError(f"`stop_on` must be one of {', '.join(metrics)}, which are evaluated, found '{stop_on}'")
+    if not trained_parameters(model):
+        raise ValueError("`model` has no parameter that requires a gradient: there is nothing to train")
+
+
+def _begin(folder: Path | None, resume: bool, console: Console) -> tuple[Path | None, TrainerState]:
+    """Return the checkpoint to go on from, and its state; drop what was logged after it."""
+    if folder is None:
+        return None, TrainerState()
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    if checkpoint is not None and not resume:
+        raise RunError(f"{folder}: holds a tuning already. Continue it with `resume`, or choose another folder.")
+    remove_partial(folder)
+    log = MetricsLog(folder / "metrics.jsonl")
+    if checkpoint is None:
+        log.truncate(-1)
+        return None, TrainerState()
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    log.truncate(state.global_step)
+    console.print(f"Resuming after step {state.global_step}.")
+    return checkpoint, state
+
+
+def _arguments(precision: str, **settings: Any) -> TrainingArguments:
+    on_cpu = not torch.accelerator.is_available()
+    if precision == "fp16" and on_cpu:
+        raise RecipeError("training.precision: fp16 needs a GPU, and there is none. Use float32 or bf16.")
+    return TrainingArguments(
+        eval_strategy="steps",
+        save_strategy="steps",
+        weight_decay=0.0,
+        lr_scheduler_type="constant",
+        logging_nan_inf_filter=False,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=on_cpu,
+        report_to="none",
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        restore_callback_states_from_checkpoint=True,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        **settings,
+    )
