@@ -41,7 +41,8 @@ class LearnedWeighter(nn.Module):
         freeze_base: train the MLP alone; no gradient is computed in the body.
         normalize: scale a document's weights so that they add up to the number of its tokens.
         for_tokenizer: the tokenizer of the input identifiers, if it is another. The document is then decoded and
-            encoded again, and weights come back by shared characters; special tokens of the input have weight 0.
+            encoded again, and weights come back by shared characters; input tokens without text, such as special
+            ones, have weight 0.
 
     Raises:
         ValueError: the backbone is no causal language model, or an option is out of range.
