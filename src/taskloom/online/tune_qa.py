@@ -32,6 +32,12 @@ __all__ = ["TuneResult", "tune_qa"]
 Metric = Literal["nll", "f1", "exact_match"]
 _OPTIMIZERS = {"adam": TrainingArguments.default_optim, "sgd": "sgd", "adafactor": "adafactor"}
 
+# Without re-entrance also where the inputs of the first block need no gradient, such as under adapters.
+_CHECKPOINTING: dict[str, Any] = {
+    "activation_checkpointing": True,
+    "activation_checkpointing_kwargs": {"use_reentrant": False},
+}
+
 
 @dataclass(frozen=True)
 class TuneResult:
@@ -152,7 +158,7 @@ def tune_qa(
                 save_total_limit=keep_checkpoints,
                 logging_steps=log_every,
                 eval_on_start=checkpoint is None,
-                gradient_checkpointing=gradient_checkpointing,
+                **_CHECKPOINTING if gradient_checkpointing else {},
             ),
             train,
             dev,
@@ -177,7 +183,7 @@ def tune_qa(
             # Mixed precision has wrapped the model's forward pass.
             trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             if gradient_checkpointing:
-                model.gradient_checkpointing_disable()
+                model.activation_checkpointing_disable()
             model.train(was_training)
     if stop.requested:
         raise KeyboardInterrupt
@@ -235,7 +241,6 @@ def _arguments(precision: str, **settings: Any) -> TrainingArguments:
         fp16=precision == "fp16",
         use_cpu=on_cpu,
         report_to="none",
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         restore_callback_states_from_checkpoint=True,
         remove_unused_columns=False,
         disable_tqdm=True,
