@@ -29,18 +29,18 @@ VOCABULARY = 8192
 TIME = {"llama": 1.1, "gpt2": 1.4}
 MEMORY = {256: 0.25, 1024: 0.1}
 OURS: tuple[tuple[Any, Any], ...] = (("auto", "sqrt"), ("auto", "all"), ("forward", "all"))
+DOCUMENTS = 6
 
 
 def model(kind: str, device: str, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
+    sizes: dict[str, Any] = {"vocab_size": VOCABULARY, "attn_implementation": "eager"}
     if kind == "gpt2":
-        sizes = {"n_embd": 384, "n_layer": 6, "n_head": 12, "n_positions": 1024}
-        built: Any = GPT2LMHeadModel(
-            GPT2Config(vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0, attn_implementation="eager", **sizes)
-        )
+        sizes |= {"n_embd": 384, "n_layer": 6, "n_head": 12, "n_positions": 1024, "bos_token_id": 0, "eos_token_id": 0}
+        built: Any = GPT2LMHeadModel(GPT2Config(**sizes))
     else:
-        sizes = {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 12}
-        built = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, attn_implementation="eager", **sizes))
+        sizes |= {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 12}
+        built = LlamaForCausalLM(LlamaConfig(**sizes))
     return built.to(device, dtype).eval()
 
 
@@ -72,12 +72,17 @@ def variants(kind: str, count: int, tokens: int, device: str, dtype: torch.dtype
     return ways
 
 
-def rows(kind: str, count: int, tokens: int, rounds: int, device: str, dtype: torch.dtype) -> None:
-    """Print time and memory of each way to do `count` documents."""
+def rows(
+    kind: str, count: int, tokens: int, rounds: int, device: str, dtype: torch.dtype, only: str | None = None
+) -> None:
+    """Print time and memory of each way, or `only` of one of ours, to do `count` documents."""
     ways = variants(kind, count, tokens, device, dtype)
+    if only:
+        ways = {name: ways[name] for name in ("unrolled", only)}
     seconds = interleaved_seconds(ways, rounds, warmup=1)
     peaks = {name: peak_allocated(run) for name, run in ways.items()}
-    single = {name: peak_allocated(run) for name, run in variants(kind, 1, tokens, device, dtype).items()}
+    alone = variants(kind, 1, tokens, device, dtype)
+    single = {name: peak_allocated(alone[name]) for name in ways}
     extra = {name: (peaks[name] - single[name]) / max(count - 1, 1) for name in ways}
     for name in ways:
         print_row(
@@ -132,9 +137,9 @@ def main() -> None:
                 rows(kind, 3, 64, 2, device, dtype)
                 continue
             if "256" in parts:
-                rows(kind, 6, 256, arguments.rounds, device, dtype)
+                rows(kind, DOCUMENTS, 256, arguments.rounds, device, dtype)
             if "1024" in parts:
-                rows(kind, 3, 1024, max(1, arguments.rounds - 1), device, dtype)
+                rows(kind, DOCUMENTS, 1024, max(1, arguments.rounds - 1), device, dtype, only="auto, sqrt")
             if "long" in parts:
                 long_chain(kind, 24, 256, device, dtype)
 

@@ -32,7 +32,8 @@ __all__ = ["TokenLosses", "UnrolledUpdates", "causal_token_losses", "unrolled_me
 
 Checkpoints = Literal["all", "sqrt"] | int
 
-#: What was measured in this process, by the kind of update.
+#: What was found in this process: the methods that a kind of model has no rules for, and the times of its updates.
+_impossible: dict[tuple[object, ...], set[Method]] = {}
 _stopwatches: dict[tuple[object, ...], Stopwatch] = {}
 
 
@@ -319,10 +320,10 @@ class UnrolledUpdates:
             sum(parameter.numel() for parameter in self._chosen.values()),
             next(iter(self._chosen.values())).dtype,
             weight.device,
-            weight.numel().bit_length(),  # sizes of documents within a factor of two
             torch.is_autocast_enabled(weight.device.type),
         )
-        return _stopwatches.setdefault(kind, Stopwatch())
+        size = weight.numel().bit_length()  # the same within a factor of two
+        return _stopwatches.setdefault((*kind, size), Stopwatch(impossible=_impossible.setdefault(kind, set())))
 
 
 def _zeros(state: State) -> State:

@@ -37,17 +37,28 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """Have attention computed by plain operations for a while: by torch's mathematical kernel, or eagerly."""
-    switched: list[tuple[Any, str]] = []
+    """Have attention computed by plain operations for a while: by torch's mathematical kernel, or eagerly.
+
+    The hooks by which transformers makes embeddings require gradients (for gradient checkpointing) are off meanwhile:
+    forward mode does not allow them.
+    """
+    attention: list[tuple[Any, str]] = []
+    hooked: list[Any] = []
     for module in model.modules():
         name = getattr(getattr(module, "config", None), "_attn_implementation", None)
         if name not in (None, "eager", "sdpa") and hasattr(module, "set_attn_implementation"):
-            switched.append((module, name))
+            attention.append((module, name))
+        if getattr(module, "_require_grads_hooks", None) and hasattr(module, "disable_input_require_grads"):
+            hooked.append(module)
     try:
-        for module, _ in switched:
+        for module, _ in attention:
             module.set_attn_implementation("eager")
+        for module in hooked:
+            module.disable_input_require_grads()
         with sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
-        for module, name in switched:
+        for module in hooked:
+            module.enable_input_require_grads()
+        for module, name in attention:
             module.set_attn_implementation(name)

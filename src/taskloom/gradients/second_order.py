@@ -174,10 +174,7 @@ class Stopwatch:
         if method not in self.impossible:
             self.impossible.add(method)
             logger.warning(
-                "%s cannot be differentiated by method='%s' (%s); the other method is used.",
-                type(model).__name__,
-                method,
-                str(error).splitlines()[0],
+                "method='%s' is given up for models of %s: %s", method, type(model).__name__, str(error).splitlines()[0]
             )
 
 
