@@ -71,6 +71,13 @@ class TestPage:
         assert html.count("8 tokens; min -4, max 4, mean 0.3125") == 2
         assert {fields["dir"] for fields in Page(html).named("p") if fields["class"] == "document"} == {"auto"}
 
+    def test_legend_goes_below_zero_only_with_the_weights(self):
+        both, above = (token_weights_html([TokenWeights("t", ["a", "b"], [w, 2.0])], "Weights") for w in (-1.0, 1.0))
+        assert ">-2<" in both
+        assert ">2<" in both
+        assert ">-2<" not in above
+        assert ">2<" in above
+
     @pytest.mark.parametrize(
         ("weights", "said"),
         [([0.0, 0.0], "mean 0"), ([math.nan, 1.0], "1 not a finite number"), ([math.inf, -math.inf], "no weights")],

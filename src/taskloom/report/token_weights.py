@@ -90,6 +90,11 @@ class TokenWeights:
         lost = len(self.weights) - len(finite)
         return f"{text}; {lost} not a finite number" if lost else text
 
+    @property
+    def legend(self) -> list[float]:
+        """Parts of the largest weight to explain the colours by; below 0 only if some weight is."""
+        return [-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1][0 if min(self.finite, default=0.0) < 0 else 4 :]
+
     def strength(self, weight: float) -> float:
         """Return the size of a weight as part of the largest, from 0 to 1."""
         return abs(weight) / self.largest if self.largest else 0.0
@@ -124,7 +129,7 @@ def token_weights_png(document: TokenWeights, path: Path) -> Path:
 
     lines, left_out = _lines(document)
     height = len(lines) + 4.5
-    with matplotlib.rc_context({**STYLE, "font.family": "monospace"}):
+    with matplotlib.rc_context({**STYLE, "font.family": ["DejaVu Sans Mono", "DejaVu Sans"]}):
         # A cell of the monospaced font is 0.602 of its size wide.
         size, row = 9.0, 0.19
         column = size * 0.602 / 72
@@ -138,7 +143,7 @@ def token_weights_png(document: TokenWeights, path: Path) -> Path:
         axes.text(0, 0, title, fontweight="bold", **style)
         note = f"; the last {left_out} tokens are not drawn" if left_out else ""
         axes.text(0, 1, f"{document.summary}{note}", color="#555555", **style)
-        for start, part in enumerate((-1, -0.75, -0.5, -0.25, 0, 0.25, 0.5, 0.75, 1)):
+        for start, part in enumerate(document.legend):
             weight = part * document.largest
             axes.add_patch(Rectangle((start * 10, 1.6), 10, 0.9, facecolor=_shade(document, weight)))
             axes.text(start * 10 + 5, 2.05, f"{weight:.3g}", ha="center", **style)
