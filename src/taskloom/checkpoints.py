@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import sort_checkpoints
 
 from taskloom.storage import PARTIAL_SUFFIX
@@ -45,6 +46,15 @@ class StagedTrainer(Trainer):
             shutil.rmtree(staging)
             for outdated in sort_checkpoints(str(self.checkpoints))[:-keep] if keep else []:
                 shutil.rmtree(outdated, ignore_errors=True)
+
+    def is_over(self, state: TrainerState) -> bool:
+        """Return whether a checkpoint with this state is the last one: resuming from it would train a step too many."""
+        return state.global_step >= state.max_steps
+
+    def restore(self, checkpoint: Path, state: TrainerState) -> None:
+        """Take over a checkpoint, and its `state`, without training on from it."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = state
 
     def _complete_checkpoint(self, folder: Path) -> None:
         """Add what else a checkpoint must hold; called in the main process only."""

@@ -300,11 +300,6 @@ class MultiTaskTrainer(StagedTrainer):
 
     # Checkpoints
 
-    def restore(self, checkpoint: Path, state: TrainerState) -> None:
-        """Take over a checkpoint, and its `state`, without training on from it."""
-        self._load_from_checkpoint(str(checkpoint))
-        self.state = state
-
     def _complete_checkpoint(self, folder: Path) -> None:
         save_file(self.scorer.state_dict(), folder / SAMPLING_FILE)
 

@@ -28,7 +28,8 @@ def trained_parameters(model: Any, layers: int | None = None) -> dict[str, nn.Pa
         if layers > depth:
             raise ValueError(f"`layers` must be from 1 to {depth}, the blocks of the model, found {layers}")
         with Cut().before(top_layer(model, layers)) as cut, torch.enable_grad():
-            model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device), use_cache=False)
+            ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         below = cut.parameters_below()
         chosen = {name: parameter for name, parameter in chosen.items() if id(parameter) not in below}
     if not chosen:

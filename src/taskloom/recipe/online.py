@@ -256,8 +256,8 @@ class AdaptSection(Section):
         default=2.5e-5, description="of the updates; a list: the best on meta_dev is taken"
     )
     optimizer: Literal["adam", "sgd", "adafactor"] = Field(default="adam", description="optimizer of the updates")
-    documents: PositiveInt = Field(
-        default=1, description="documents an update, the mean of their losses (published batch_size x grad_acc_steps)"
+    documents_per_update: PositiveInt = Field(
+        default=1, description="documents a step, the mean of their losses (published batch_size x grad_acc_steps)"
     )
     epochs: PositiveInt = Field(default=1, description="passes over the stream")
     max_grad_norm: float = Field(default=750.0, ge=0, description="clip the gradient to this norm; 0: never")

@@ -28,7 +28,7 @@ def make_paths_absolute(source: RecipeSource) -> None:
         values["groups"] = str(_absolute(values["groups"], _base(source, ("groups",))))
     values["model"]["path"] = _model_path(values["model"]["path"], source, ("model", "path"))
     has_data_dir = data.get("dir") is not None
-    _tasks_paths(values["tasks"], ("tasks",), source, has_data_dir)
+    _tasks_paths(values.get("tasks", []), ("tasks",), source, has_data_dir)
     _auxiliary_paths(values.get("auxiliary", {}), source, has_data_dir)
     neural_lm = values.get("neural_lm", {})
     if neural_lm.get("model") is not None:
