@@ -136,17 +136,13 @@ def answer_questions(
                 end_tokens=[] if end is None else [end],
                 padding=collator.padding,
             )
-            rows = _before_end(found.tokens.flatten(0, 1).tolist(), end)
-            texts = [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+            # The end token and the padding behind it are special tokens.
+            texts = tokenizer.batch_decode(found.tokens.flatten(0, 1).tolist(), skip_special_tokens=True)
+            texts = [text.strip() for text in texts]
             for number, place in enumerate(places):
                 answers[place] = texts[number * top_k : (number + 1) * top_k]
             advance(len(places))
     return answers
-
-
-def _before_end(rows: list[list[int]], end: int | None) -> list[list[int]]:
-    """Cut the end token and the padding behind it, which is not a special token of every tokenizer."""
-    return [row[: row.index(end)] if end in row else row for row in rows]
 
 
 def _batches(questions: Sequence[Question], batch_size: int) -> Iterator[list[int]]:
