@@ -86,3 +86,28 @@ def test_auxiliary_objectives_learn_their_weights(tmp_path, precision):
     assert trainer.objective_weights.logits["joint"].abs().max() > 0
     assert trainer.tally.skipped.sum() == 0
     assert all(parameter.isfinite().all() for parameter in trainer.network.parameters())
+
+
+@pytest.mark.parametrize("method", ["auto", "forward", "reverse"])
+def test_meta_gradients_equal_the_cpus_and_go_in_bf16(method):
+    from taskloom.gradients import unrolled_meta_gradient
+    from tests.gradients.meta_support import build, differs, llama, stream
+
+    def outer(updated):
+        ids = torch.tensor([[3, 7, 1, 9, 4]], device=updated.device)
+        return torch.nn.functional.cross_entropy(updated(input_ids=ids).logits[0, :-1].float(), ids[0, 1:])
+
+    documents, weights, _ = stream(5, torch.float32)
+    model = build(llama, torch.float32)
+    _, expected = unrolled_meta_gradient(model, documents, weights, outer, 0.3)
+    model.cuda()
+    documents = [{name: value.cuda() for name, value in document.items()} for document in documents]
+    weights = [weight.detach().cuda() for weight in weights]
+    _, found = unrolled_meta_gradient(model, documents, weights, outer, 0.3, method=method)
+    assert differs([gradient.cpu() for gradient in found], expected) < 1e-3
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        _, cast = unrolled_meta_gradient(model, documents, weights, outer, 0.3, method=method)
+    _, stored = unrolled_meta_gradient(model.bfloat16(), documents, weights, outer, 0.3, method=method)
+    for gradients in (cast, stored):
+        a, b = (torch.cat([gradient.flatten().float() for gradient in each]) for each in (gradients, found))
+        assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.95

@@ -1,6 +1,8 @@
 """The meta-gradient for what models there are: other shapes, precisions, modes, and operations without rules."""
 
 import logging
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -259,3 +261,27 @@ def test_the_faster_method_is_chosen_after_two_tries_of_each():
     assert watch.choice() == "reverse"  # not worth the memory
     watch.give_up("reverse", nn.Linear(1, 1), RuntimeError("no rule"))
     assert watch.choice() == "forward"
+
+
+def test_the_code_of_the_method_s_page():
+    page = Path(__file__).parents[2] / "docs" / "methods" / "meta_gradients.md"
+    first, second = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), flags=re.DOTALL)
+    model = build(gpt2)
+    documents, _, _ = stream(3)
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    names = {
+        "model": model,
+        "documents": documents,
+        "weighter": lambda ids, mask: scale * mask,
+        "outer_loss": question(model),
+    }
+    exec(first, names)
+    assert scale.grad.item() == pytest.approx(sum(g[d["attention_mask"] > 0].sum() for d, g in _pairs(names)).item())
+    before = names["value"]
+    exec(second, names)
+    assert names["value"] == before
+    assert question(model)(model.eval()).item() == pytest.approx(before.item(), rel=1e-12)
+
+
+def _pairs(names):
+    return zip(names["documents"], names["gradients"], strict=True)
