@@ -1,15 +1,13 @@
 """Callbacks of trainings: the metrics file, the progress line, a clean stop on Ctrl-C, and the order of batches."""
 
-import signal
-import threading
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from taskloom.interrupts import Interrupts
 from taskloom.progress import Rate
 
 __all__ = ["BatchSchedule", "GracefulStop", "MetricsWriter", "ProgressLine"]
@@ -51,20 +49,16 @@ class GracefulStop(TrainerCallback):
     """On the first interrupt finish the step, write a checkpoint and end; on the second stop at once."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self.requested = False
-        self._previous: dict[int, Any] = {}
+        message = "Stopping after this step and writing a checkpoint. Interrupt again to stop at once."
+        self._interrupts = Interrupts(lambda: console.print(message))
+
+    @property
+    def requested(self) -> bool:
+        """Whether an interrupt has come."""
+        return self._interrupts.requested
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._request)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        self.console.print("Stopping after this step and writing a checkpoint. Interrupt again to stop at once.")
+        self._interrupts.watch()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.requested:
@@ -73,9 +67,7 @@ class GracefulStop(TrainerCallback):
 
     def restore(self) -> None:
         """Give the signals back to whoever had them."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+        self._interrupts.restore()
 
 
 class ProgressLine(TrainerCallback):

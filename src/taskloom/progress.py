@@ -26,8 +26,11 @@ class Rate(ProgressColumn):
 
 
 @contextmanager
-def counted(console: Console | None, title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Show one line of progress and yield what advances it by a number of units; no console shows nothing."""
+def counted(console: Console | None, title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show one line of progress and yield what advances it by a number of units.
+
+    No console shows nothing; of a stream the total may be unknown (None).
+    """
     if console is None:
         yield lambda _done: None
         return

@@ -13,6 +13,7 @@ from taskloom.cli.demo import demo
 from taskloom.cli.errors import plain_errors, show_warnings
 from taskloom.cli.evaluate import evaluate
 from taskloom.cli.group import group
+from taskloom.cli.online import online
 from taskloom.cli.predict import predict
 from taskloom.cli.recipes import recipes
 from taskloom.cli.tasks import tasks
@@ -32,6 +33,7 @@ app.command(no_args_is_help=True)(predict)
 app.command(cls=TrainCommand, no_args_is_help=True)(affinity)
 app.command(no_args_is_help=True)(group)
 app.command(cls=TrainCommand, no_args_is_help=True)(auxiliary)
+app.add_typer(online, name="online")
 app.command()(tasks)
 app.command()(recipes)
 app.command()(demo)

@@ -155,6 +155,7 @@ class MetaTrainer(StagedTrainer):
             given,
             self._inner_optimizer(),
             parameters=self.names,
+            checkpoints=self.settings.checkpoints,
             method=self.settings.method,
             first_order=self.settings.first_order,
         )

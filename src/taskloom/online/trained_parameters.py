@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from taskloom.errors import RecipeError
 from taskloom.gradients.cut import Cut, top_layer
 
-__all__ = ["trained_parameters"]
+__all__ = ["train_only", "trained_parameters"]
 
 
 def trained_parameters(model: Any, layers: int | None = None) -> dict[str, nn.Parameter]:
@@ -35,3 +36,17 @@ def trained_parameters(model: Any, layers: int | None = None) -> dict[str, nn.Pa
     if not chosen:
         raise ValueError("`model`: there is nothing to update: no parameter trains")
     return chosen
+
+
+def train_only(model: Any, layers: int | None, field: str) -> None:
+    """Freeze all of a model but its last blocks and what follows them; None freezes nothing.
+
+    Raises:
+        RecipeError: it has no such blocks, or nothing is left to train; the message names `field`.
+    """
+    try:
+        chosen = trained_parameters(model, layers)
+    except ValueError as error:
+        raise RecipeError(f"{field}: {error}") from error
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)

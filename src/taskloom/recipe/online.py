@@ -241,7 +241,11 @@ class MetaTrainSection(Section):
     )
     first_order: bool = Field(default=False, description="leave out how one update changes the next one's gradient")
     method: Literal["auto", "forward", "reverse"] = Field(
-        default="auto", description="forward over reverse, a double backward pass, or the faster by measurement"
+        default="reverse",
+        description="a double backward pass, forward over reverse, or auto: the faster (results then vary in rounding)",
+    )
+    checkpoints: Literal["all", "sqrt"] | PositiveInt = Field(
+        default="all", description="updates before which parameters are kept: all, about a square root, or every n-th"
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from taskloom.online.encode import encode_documents
 from taskloom.online.optimizers import OptimizerName, make_optimizer
@@ -81,6 +82,12 @@ class Adaptation:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in self.parameters)
             parameter.grad = None
+        # transformers recomputes activations in blocks that train; what drops out in them does not.
+        self._recomputed = [
+            module
+            for module in model.modules()
+            if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+        ]
         self.optimizer = make_optimizer(optimizer, self.parameters.values(), learning_rate)
         self._pending = 0
 
@@ -98,6 +105,8 @@ class Adaptation:
         device = next(iter(self.parameters.values())).device
         document = {name: value.to(device) for name, value in document.items()}
         weights = self.weigh(document)
+        for block in self._recomputed:
+            block.training = True
         with torch.enable_grad():
             loss = weighted_loss(self.model, **document, weights=weights, length=self.loss_length)
             gradients = torch.autograd.grad(

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from taskloom.errors import RunError
 from taskloom.online.qa import question_nll
 from taskloom.online.qa_history import BestValue
+from taskloom.online.qa_tuning import tune_qa
 from taskloom.online.questions import Question
-from taskloom.online.tune_qa import tune_qa
 from tests.tiny_language import tiny_language_model, tiny_tokenizer
 
 SUBJECTS = ["film", "book", "meal", "answer", "question"]

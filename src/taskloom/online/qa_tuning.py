@@ -10,22 +10,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-import torch
 from rich.console import Console
-from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import TrainerState
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from taskloom.callbacks import GracefulStop, MetricsWriter, ProgressLine
-from taskloom.errors import RecipeError, RunError
-from taskloom.metrics_log import MetricsLog
 from taskloom.online.best_models import BestModels, trained_parameters
 from taskloom.online.encode import QACollator
 from taskloom.online.qa_history import METRICS, BestValue, best_value, deciding_metric
 from taskloom.online.qa_trainer import QATrainer, evaluations
 from taskloom.online.questions import Question
-from taskloom.storage import latest_checkpoint, remove_partial
+from taskloom.online.trainings import Precision, begin, run_trainer, training_arguments
 
 __all__ = ["TuneResult", "tune_qa"]
 
@@ -78,7 +71,7 @@ def tune_qa(
     keep_checkpoints: int = 2,
     resume: bool = False,
     seed: int = 0,
-    precision: Literal["float32", "bf16", "fp16"] = "float32",
+    precision: Precision = "float32",
     gradient_checkpointing: bool = False,
     eval_batch_size: int = 32,
     log_every: int = 16,
@@ -130,18 +123,12 @@ def tune_qa(
     """
     metrics = tuple(METRICS) if generate else ("nll",)
     _check(model, train, dev, metrics, stop_on)
-    console = console or Console(quiet=True)
-    transformers_logging.disable_progress_bar()  # one line of progress is enough, and it is ours
-    checkpoint, state = _begin(folder, resume, console)
-    stop, progress = GracefulStop(console), ProgressLine(console)
-    callbacks = [stop, progress]
-    if folder is not None:
-        callbacks.append(MetricsWriter(MetricsLog(folder / "metrics.jsonl").append))
+    beginning = begin(folder, resume, console)
     was_training = model.training
     with TemporaryDirectory() as nowhere:
         trainer = QATrainer(
             model,
-            _arguments(
+            training_arguments(
                 precision,
                 output_dir=nowhere if folder is None else str(folder / "checkpoints"),
                 seed=seed,
@@ -157,7 +144,7 @@ def tune_qa(
                 save_steps=checkpoint_every or evaluate_every,
                 save_total_limit=keep_checkpoints,
                 logging_steps=log_every,
-                eval_on_start=checkpoint is None,
+                eval_on_start=beginning.checkpoint is None,
                 **_CHECKPOINTING if gradient_checkpointing else {},
             ),
             train,
@@ -170,23 +157,16 @@ def tune_qa(
             patience=patience,
             generate=generate,
             saves=folder is not None,
-            callbacks=callbacks,
+            callbacks=beginning.callbacks,
         )
-        trainer.remove_callback(PrinterCallback)
         try:
-            if checkpoint is None or not trainer.is_over(state):
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-                state = trainer.state
+            state = run_trainer(trainer, beginning)
         finally:
-            progress.stop()
-            stop.restore()
             # Mixed precision has wrapped the model's forward pass.
             trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
             if gradient_checkpointing:
                 model.activation_checkpointing_disable()
             model.train(was_training)
-    if stop.requested:
-        raise KeyboardInterrupt
     history = evaluations(state)
     found = {metric: best_value(history, metric) for metric in metrics}
     chosen = deciding_metric(history, stop_on)
@@ -206,43 +186,3 @@ def _check(
         raise ValueError(f"`stop_on` must be one of {', '.join(metrics)}, which are evaluated, found '{stop_on}'")
     if not trained_parameters(model):
         raise ValueError("`model` has no parameter that requires a gradient: there is nothing to train")
-
-
-def _begin(folder: Path | None, resume: bool, console: Console) -> tuple[Path | None, TrainerState]:
-    """Return the checkpoint to go on from, and its state; drop what was logged after it."""
-    if folder is None:
-        return None, TrainerState()
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = latest_checkpoint(folder / "checkpoints")
-    if checkpoint is not None and not resume:
-        raise RunError(f"{folder}: holds a tuning already. Continue it with `resume`, or choose another folder.")
-    remove_partial(folder)
-    log = MetricsLog(folder / "metrics.jsonl")
-    if checkpoint is None:
-        log.truncate(-1)
-        return None, TrainerState()
-    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-    log.truncate(state.global_step)
-    console.print(f"Resuming after step {state.global_step}.")
-    return checkpoint, state
-
-
-def _arguments(precision: str, **settings: Any) -> TrainingArguments:
-    on_cpu = not torch.accelerator.is_available()
-    if precision == "fp16" and on_cpu:
-        raise RecipeError("training.precision: fp16 needs a GPU, and there is none. Use float32 or bf16.")
-    return TrainingArguments(
-        eval_strategy="steps",
-        save_strategy="steps",
-        weight_decay=0.0,
-        lr_scheduler_type="constant",
-        logging_nan_inf_filter=False,
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        use_cpu=on_cpu,
-        report_to="none",
-        restore_callback_states_from_checkpoint=True,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        **settings,
-    )

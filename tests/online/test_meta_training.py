@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from taskloom.errors import RunError
 from taskloom.online.encode import QACollator
 from taskloom.online.meta_batches import LocalityTexts, MetaRows
-from taskloom.online.meta_train import meta_train
+from taskloom.online.meta_training import meta_train
 from taskloom.online.questions import Document, Question, QuestionSet
 from taskloom.online.weighters import LearnedWeighter
 from tests.tiny_language import WORDS, tiny_language_model, tiny_tokenizer

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers.optimization import Adafactor
 
-from taskloom.online.adapt import Adaptation, adapt
+from taskloom.online.adaptation import Adaptation, adapt
 from taskloom.online.trained_parameters import trained_parameters
 from taskloom.online.weighters import UniformWeighter
 from tests.tiny_language import WORDS, tiny_language_model, tiny_tokenizer

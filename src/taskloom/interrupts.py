@@ -1,0 +1,54 @@
+"""Ctrl-C and `kill` at a moment that suits: what is under way is finished first, and a second one stops at once."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["Interrupts"]
+
+
+class Interrupts:
+    """Notes SIGINT and SIGTERM between `watch` and `restore`.
+
+    Args:
+        on_first: called when the first one comes and is put off.
+
+    Attributes:
+        requested: whether one has come.
+    """
+
+    def __init__(self, on_first: Callable[[], None]) -> None:
+        self.on_first = on_first
+        self.requested = False
+        self._waiting = False
+        self._previous: dict[int, Any] = {}
+
+    def watch(self) -> None:
+        """Begin; only the main thread can."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested or self._waiting:
+            raise KeyboardInterrupt
+        self.requested = True
+        self.on_first()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let the first one stop at once in this context, in which nothing is under way."""
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._waiting = False
+
+    def restore(self) -> None:
+        """Give the signals back to whoever had them."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()

@@ -1,0 +1,70 @@
+"""Choosing the learning rate of updates on a validation stream, as published; a rate that diverges is marked so."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from taskloom.errors import RunError
+from taskloom.online.stream_run import DivergedError
+from taskloom.storage import write_atomically
+
+__all__ = ["choose_rate"]
+
+COLUMNS = ("learning_rate", "status", "documents", "nll", "f1", "exact_match")
+
+
+def choose_rate(
+    rates: Sequence[float],
+    metric: str,
+    trial: Callable[[float], dict[str, Any]],
+    folder: Path,
+) -> float:
+    """Try learning rates and return the best, of equal ones the lowest; ``sweep.csv`` has them all.
+
+    Args:
+        rates: to try.
+        metric: ``nll``, ``f1`` or ``exact_match``.
+        trial: adapts the model with a rate and returns `documents` and the metrics that it then has.
+        folder: for ``sweep.csv``, from which trials that are done are taken when the sweep goes on.
+
+    Raises:
+        RunError: every rate diverged.
+    """
+    path = folder / "sweep.csv"
+    done = {float(row["learning_rate"]): row for row in _read(path)}
+    rows: list[dict[str, Any]] = []
+    for rate in rates:
+        row = done.get(rate)
+        if row is None:
+            row = {"learning_rate": rate, **_tried(trial, rate)}
+        rows.append(row)
+        _write(path, rows)
+    worth = {float(row["learning_rate"]): float(row[metric]) for row in rows if row["status"] == "ok"}
+    if metric == "nll":
+        worth = {rate: -value for rate, value in worth.items()}
+    if not worth:
+        raise RunError(f"{path}: the model diverged with every learning rate. Try lower ones: adapt.learning_rate")
+    return max(sorted(worth), key=lambda rate: worth[rate])
+
+
+def _tried(trial: Callable[[float], dict[str, Any]], rate: float) -> dict[str, Any]:
+    try:
+        found = trial(rate)
+    except DivergedError:
+        return {"status": "diverged"}
+    return {"status": "ok" if math.isfinite(found["nll"]) else "diverged", **found}
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return list(csv.DictReader(io.StringIO(path.read_text("utf-8")))) if path.is_file() else []
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    text = io.StringIO()
+    writer: Any = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
