@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,12 +156,12 @@ class AdaptStage:
             self._restore(start)
             self.console.print(f"Learning rate {rate:g}: the best {self.settings.choose_on} on meta_dev.")
         del start
-        before = self._answered(run.path, "before") if self.settings.evaluate_before else {}
+        before = self._answered(run.path, "before", self.console) if self.settings.evaluate_before else {}
         counts = self._adapted(rate, run.path, self.documents, self.stream, self._on_the_way(run.path))
         self.console.print(f"{counts}.")
         if self.recipe.light_tuning.enabled:
             self._light_tuning(run.path)
-        after = self._answered(run.path, "after")
+        after = self._answered(run.path, "after", self.console)
         with staged_folder(run.model_folder) as folder:
             merged: Any = self.model.merge_and_unload() if isinstance(self.model, PeftModel) else self.model
             merged.save_pretrained(folder)
@@ -223,7 +224,7 @@ class AdaptStage:
 
         def evaluate(current: StreamRun) -> None:
             if current.counts.applied % every == 0:
-                self._answered(folder, f"after-{current.counts.applied}")
+                self._answered(folder, f"after-{current.counts.applied}", console=None)
 
         return evaluate
 
@@ -242,13 +243,15 @@ class AdaptStage:
             own = folder / "sweep" / f"{rate:g}"
             self.console.print(f"Trying learning rate {rate:g}.")
             counts = self._adapted(rate, own, None, self.validation)
-            return {"documents": counts.applied, **self._score(self.validation.questions, own / "answers.csv")}
+            scores = self._score(self.validation.questions, own / "answers.csv", self.console)
+            shutil.rmtree(own / "checkpoints")  # as large as the model and its optimizer
+            return {"documents": counts.applied, **scores}
 
         return trial
 
     # Questions
 
-    def _answered(self, folder: Path, name: str) -> dict[str, Any]:
+    def _answered(self, folder: Path, name: str, console: Console | None) -> dict[str, Any]:
         """Answer the stream's questions and others, unless that was done before the run was taken up again."""
         found = {}
         for kind, questions in (("stream", self.stream.questions), ("unrelated", self._asked_unrelated())):
@@ -257,14 +260,14 @@ class AdaptStage:
             path = folder / "answers" / f"{name}{'' if kind == 'stream' else '-unrelated'}.csv"
             scores = path.with_suffix(".json")
             if not scores.is_file():
-                write_atomically(scores, to_json(self._score(questions, path), indent=2) + "\n")
+                write_atomically(scores, to_json(self._score(questions, path, console), indent=2) + "\n")
             found[kind] = json.loads(scores.read_text("utf-8"))
         return found
 
     def _asked_unrelated(self) -> list[Question]:
         return self.unrelated if self.settings.unrelated_questions else []
 
-    def _score(self, questions: list[Question], path: Path) -> dict[str, float]:
+    def _score(self, questions: list[Question], path: Path, console: Console | None) -> dict[str, float]:
         answers = self.recipe.answers
         scores = score_questions(
             self.model,
@@ -273,7 +276,7 @@ class AdaptStage:
             generate=answers.generate,
             batch_size=answers.batch_size,
             collator=self.collator,
-            console=self.console,
+            console=console,
             beams=answers.beams,
             groups=answers.groups,
             diversity=answers.diversity,
