@@ -16,6 +16,7 @@ from taskloom.cli.group import group
 from taskloom.cli.online import online
 from taskloom.cli.predict import predict
 from taskloom.cli.recipes import recipes
+from taskloom.cli.sweep import sweep
 from taskloom.cli.tasks import tasks
 from taskloom.cli.train import TrainCommand, train
 
@@ -34,6 +35,7 @@ app.command(cls=TrainCommand, no_args_is_help=True)(affinity)
 app.command(no_args_is_help=True)(group)
 app.command(cls=TrainCommand, no_args_is_help=True)(auxiliary)
 app.add_typer(online, name="online")
+app.command(no_args_is_help=True)(sweep)
 app.command()(tasks)
 app.command()(recipes)
 app.command()(demo)

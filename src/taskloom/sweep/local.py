@@ -1,0 +1,145 @@
+"""Trials on this machine: Optuna chooses settings and remembers them, each training is a process."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taskloom.errors import UserError
+from taskloom.sweep.plan import RECIPE_FILE, SweepPlan
+from taskloom.sweep.space import Choice, Settings, grid
+from taskloom.sweep.trial import Outcome, Trial
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["DATABASE", "run_local", "suggested"]
+
+DATABASE = "sweep.db"
+
+
+def run_local(
+    plan: SweepPlan,
+    sweep: Path,
+    first_seed: int,
+    *,
+    jobs: int = 1,
+    retries: int = 1,
+    on_done: Callable[[Settings, Outcome], None] | None = None,
+) -> None:
+    """Run the trials that are not through yet.
+
+    Args:
+        plan: what is tried.
+        sweep: the sweep's folder.
+        first_seed: seed of each setting's first training.
+        jobs: trainings at the same time.
+        retries: how often a training that failed is taken up again.
+        on_done: called after each training.
+
+    Raises:
+        UserError: Optuna is not installed.
+        KeyboardInterrupt: interrupted; trainings have written checkpoints.
+    """
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise UserError('`taskloom sweep` needs Optuna: pip install "taskloom[sweep]"') from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(
+        study_name="sweep",
+        storage=f"sqlite:///{sweep / DATABASE}",
+        sampler=_sampler(plan),
+        pruner=_pruner(plan),
+        direction="minimize" if plan.minimize else "maximize",
+        load_if_exists=True,
+    )
+    _take_up(study, plan)
+
+    def objective(current: "optuna.Trial") -> float:
+        settings = suggested(current, plan)
+        values = []
+        for number in range(plan.seeds):
+            trial = Trial(sweep / RECIPE_FILE, plan.verb, settings, first_seed + number, sweep, plan.metric)
+            outcome = trial.run(_reporter(current) if number == 0 and plan.stop == "asha" else None, retries)
+            if on_done is not None:
+                on_done(settings, outcome)
+            if outcome.status == "pruned":
+                raise optuna.TrialPruned
+            if outcome.status == "failed" or outcome.value is None:
+                raise _FailedError(outcome.reason)
+            values.append(outcome.value)
+        return float(np.mean(values))
+
+    open_trials = plan.size - sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    if open_trials > 0:
+        study.optimize(objective, n_trials=open_trials, n_jobs=jobs, catch=(_FailedError,))
+
+
+class _FailedError(Exception):
+    """A training failed: its setting is marked, and the others go on."""
+
+
+def _sampler(plan: SweepPlan) -> Any:
+    import optuna
+
+    if plan.search == "tpe":
+        return optuna.samplers.TPESampler(seed=plan.seed)
+    return optuna.samplers.RandomSampler(seed=plan.seed)
+
+
+def _pruner(plan: SweepPlan) -> Any:
+    import optuna
+
+    return optuna.pruners.SuccessiveHalvingPruner() if plan.stop == "asha" else optuna.pruners.NopPruner()
+
+
+def _take_up(study: "optuna.Study", plan: SweepPlan) -> None:
+    """Put a grid's settings in line, and again those that were under way when a sweep was stopped."""
+    import optuna
+
+    known = study.get_trials(deepcopy=False)
+    if plan.search == "grid" and not known:
+        for settings in grid(plan.space):
+            study.enqueue_trial(_written(settings, plan))
+    for trial in known:
+        # Its record stays as it is; a later one with the same values has taken its place already.
+        stopped = trial.state == optuna.trial.TrialState.RUNNING
+        if stopped and not any(_given(later) == trial.params for later in known[trial.number + 1 :]):
+            study.enqueue_trial(trial.params)
+
+
+def _given(trial: "optuna.trial.FrozenTrial") -> dict[str, Any]:
+    """Return a trial's values, of one that is in line those that it will have."""
+    return trial.params or trial.system_attrs.get("fixed_params", {})
+
+
+def _written(settings: Settings, plan: SweepPlan) -> dict[str, Any]:
+    """Return settings as Optuna keeps them: listed values by their number."""
+    found = {}
+    for field, value in settings.items():
+        dimension = plan.space[field]
+        found[field] = dimension.values.index(value) if isinstance(dimension, Choice) else value
+    return found
+
+
+def suggested(trial: "optuna.Trial", plan: SweepPlan) -> Settings:
+    """Return the settings that Optuna suggests."""
+    settings: Settings = {}
+    for field, dimension in plan.space.items():
+        if isinstance(dimension, Choice):
+            settings[field] = dimension.values[trial.suggest_categorical(field, range(len(dimension.values)))]
+        elif dimension.integer:
+            settings[field] = trial.suggest_int(field, int(dimension.low), int(dimension.high))
+        else:
+            settings[field] = trial.suggest_float(field, dimension.low, dimension.high, log=dimension.log)
+    return settings
+
+
+def _reporter(trial: "optuna.Trial") -> Callable[[int, float], bool]:
+    def report(step: int, score: float) -> bool:
+        trial.report(score, step)
+        return not trial.should_prune()
+
+    return report
