@@ -36,6 +36,12 @@ __all__ = ["RunFolder"]
 
 _logger = logging.getLogger(__name__)
 
+#: What a run may have written before it came to anything; the last four are `taskloom online adapt`'s.
+_BEGINNINGS = (
+    *("recipe.yaml", "environment.json", "metrics.jsonl", "checkpoints"),
+    *("answers", "documents.jsonl", "sweep", "sweep.csv"),
+)
+
 
 class RunFolder:
     """One run on disk. `create` starts or resumes a training; `open` reads what is there."""
@@ -130,14 +136,17 @@ class RunFolder:
             self._lock.release()
 
     def _has_results(self) -> bool:
-        return self.model_folder.exists() or self.latest_checkpoint() is not None
+        streamed = any(self.checkpoints.glob("stream-*"))  # of `taskloom online adapt`
+        return self.model_folder.exists() or self.latest_checkpoint() is not None or streamed
 
     def _take_back(self) -> None:
         """Leave the folder as before the run began, but for the lock, so that the mended recipe can be run in it."""
-        self._recipe_file.unlink(missing_ok=True)
-        (self.path / "environment.json").unlink(missing_ok=True)
-        self.metrics_file.unlink(missing_ok=True)
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        for name in _BEGINNINGS:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     @property
     def _recipe_file(self) -> Path:

@@ -96,7 +96,10 @@ def adapt(
     from taskloom.online.stages.adapt import adapt_stage, dry_run_stage
 
     if dry_run:
-        _show(dry_run_stage(checked, documents, strict=strict), as_json)
+        try:
+            _show(dry_run_stage(checked, documents, strict=strict), as_json)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
         return
     options = [*(["--documents", documents] if documents else []), *(["--strict"] if strict else [])]
     _run(

@@ -7,9 +7,10 @@ __all__ = ["hush_libraries"]
 
 
 def hush_libraries() -> None:
-    """Turn off transformers' progress bars and notices about future versions (`python -W` keeps those)."""
+    """Turn off transformers' progress bars, and notices that tell the user nothing (`python -W` keeps those)."""
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     if not sys.warnoptions:
         warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # PEFT, which then sets it right

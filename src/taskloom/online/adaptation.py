@@ -160,6 +160,11 @@ class Adaptation:
         if found != self.parameters.keys():
             lost = sorted(found ^ self.parameters.keys())[0]
             raise ValueError(f"`state` is of another model or other parameters: they differ in '{lost}'")
+        for name, parameter in self.parameters.items():
+            if (shape := state[f"parameter/{name}"].shape) != parameter.shape:
+                raise ValueError(
+                    f"`state` is of another model: '{name}' has the shape {[*shape]}, expected {[*parameter.shape]}"
+                )
         self._pending = int(state["pending"])
         for name, parameter in self.parameters.items():
             parameter.data.copy_(state[f"parameter/{name}"])

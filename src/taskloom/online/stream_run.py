@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from taskloom.errors import RunError
+from taskloom.errors import DataError, RunError
 from taskloom.interrupts import Interrupts
 from taskloom.metrics_log import MetricsLog
 from taskloom.online.adaptation import Adaptation, Update
@@ -113,6 +113,11 @@ class StreamRun:
         self.log.truncate(entries)
         for entry in self.log.read():
             self._count(entry)
+        if self._entries != entries:
+            raise RunError(
+                f"{self.log.path}: holds {self._entries} documents, but the checkpoint is of {entries}: the file was "
+                "changed, and what was applied can no longer be told. Choose another folder with output=FOLDER"
+            )
 
     # Documents
 
@@ -145,16 +150,18 @@ class StreamRun:
                 seen[key] += 1
                 if seen[key] <= self._handled[key]:
                     continue  # before the stream was taken up again
+                self._under_way = True
                 status = self._handle(item, key)
                 if on_document is not None and status == "applied":
                     on_document(self)
+                self._under_way = False
                 if self._entries - saved >= self.checkpoint_every:
                     self.save()
                     saved = self._entries
             else:
                 raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            if not self._under_way:
+        except (KeyboardInterrupt, DataError):  # the latter of a stream that is read strictly
+            if self._entries and not self._under_way:
                 self.save()
             raise
         finally:
@@ -165,7 +172,6 @@ class StreamRun:
 
     def _handle(self, item: StreamItem, key: str) -> str:
         """Apply a document or pass over it, and return its status."""
-        self._under_way = True
         entry: dict[str, Any] = {"name": item.name, "key": key}
         if item.text is None:
             entry |= {"status": "skipped", "reason": item.reason}
@@ -176,7 +182,6 @@ class StreamRun:
         self._count(entry)
         if self.log is not None:
             self.log.append({"step": self._entries, **entry})
-        self._under_way = False
         if self._failures >= MOST_FAILURES:
             raise DivergedError(
                 f"{item.name}: the loss of {MOST_FAILURES} documents in a row is not finite: the model has diverged. "

@@ -30,7 +30,8 @@ from taskloom.online.stages.parts import (
 )
 from taskloom.online.stages.sweep import choose_rate
 from taskloom.online.stream import STDIN, StreamItem, digest, read_stream
-from taskloom.online.stream_run import StreamCounts, StreamRun
+from taskloom.online.stream_run import DivergedError, StreamCounts, StreamRun
+from taskloom.online.trained_parameters import train_only
 from taskloom.plain_json import to_json
 from taskloom.progress import counted
 from taskloom.recipe import Recipe
@@ -73,7 +74,12 @@ def adapt_stage(
         if run.finished:
             console.print(f"{run.path} is finished: there is nothing to resume.")
         else:
-            stage.run(run)
+            try:
+                stage.run(run)
+            except DivergedError:
+                if not resume:  # then nothing is worth keeping, and lower rates can be tried in the same folder
+                    shutil.rmtree(run.checkpoints, ignore_errors=True)
+                raise
     return run
 
 
@@ -131,6 +137,10 @@ class AdaptStage:
         self.model = adaptable(recipe, base, self.settings.layers, "adapt.layers")
         if recipe.model.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.trainable = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        if recipe.light_tuning.enabled:
+            self._train(recipe.light_tuning.layers, "light_tuning.layers")
+        self._train(self.settings.layers, "adapt.layers")
         self.collator = collator(recipe, self.tokenizer)
 
     def _check(self) -> None:
@@ -152,7 +162,7 @@ class AdaptStage:
         rate = self.rates[0]
         start = self._snapshot()
         if len(self.rates) > 1:
-            rate = choose_rate(self.rates, self.settings.choose_on, self._trial(run.path, start), run.path)
+            rate = choose_rate(self.rates, self.settings.choose_on, self._trial(start), run.path)
             self._restore(start)
             self.console.print(f"Learning rate {rate:g}: the best {self.settings.choose_on} on meta_dev.")
         del start
@@ -237,14 +247,12 @@ class AdaptStage:
         for name, parameter in self.model.named_parameters():
             parameter.data.copy_(start[name])
 
-    def _trial(self, folder: Path, start: dict[str, Any]) -> Callable[[float], dict[str, Any]]:
-        def trial(rate: float) -> dict[str, Any]:
+    def _trial(self, start: dict[str, Any]) -> Callable[[float, Path], dict[str, Any]]:
+        def trial(rate: float, folder: Path) -> dict[str, Any]:
             self._restore(start)
-            own = folder / "sweep" / f"{rate:g}"
             self.console.print(f"Trying learning rate {rate:g}.")
-            counts = self._adapted(rate, own, None, self.validation)
-            scores = self._score(self.validation.questions, own / "answers.csv", self.console)
-            shutil.rmtree(own / "checkpoints")  # as large as the model and its optimizer
+            counts = self._adapted(rate, folder, None, self.validation)
+            scores = self._score(self.validation.questions, folder / "answers.csv", self.console)
             return {"documents": counts.applied, **scores}
 
         return trial
@@ -286,8 +294,15 @@ class AdaptStage:
         scores.write_csv(path)
         return scores.metrics()
 
+    def _train(self, layers: int | None, field: str) -> None:
+        """Let those parameters train that updates change, or light tuning, which may have others."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in self.trainable)
+        train_only(self.model, layers, field)
+
     def _light_tuning(self, folder: Path) -> None:
         settings = self.recipe.light_tuning
+        self._train(settings.layers, "light_tuning.layers")
         tune_qa(
             self.model,
             self.tokenizer,

@@ -8,9 +8,9 @@ import torch
 from rich.console import Console
 
 from taskloom.adapters.recipes import adapt as wrapped
-from taskloom.errors import RecipeError
+from taskloom.errors import RecipeError, RunError
 from taskloom.online.encode import encode_documents
-from taskloom.online.meta_training import meta_train
+from taskloom.online.meta_training import WEIGHTER_FOLDER, meta_train
 from taskloom.online.questions import QuestionSet
 from taskloom.online.stages.parts import (
     collator,
@@ -79,6 +79,11 @@ def meta_train_stage(recipe: Recipe, resume: bool = False, quiet: bool = False) 
             console=console,
             settings=settings,
         )
+        if not (run.path / WEIGHTER_FOLDER).is_dir():
+            raise RunError(
+                f"{run.path}: the validation loss was not finite at any step, so there is no best weighter. Lower "
+                "meta_train.inner_lr, and choose another folder with output=FOLDER or remove this one"
+            )
         best = next(entry for entry in result.history if entry["step"] == result.best_step)
         run.write_scores({"steps": result.steps, "before": result.history[0], "best": best})
         run.mark_finished()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from taskloom.backbones import find_family, load_language_model, load_tokenizer
 from taskloom.errors import RecipeError, RunError, UserError
@@ -15,7 +15,7 @@ from taskloom.online.questions import QuestionSet
 from taskloom.online.texts import read_texts
 from taskloom.online.weighters import LearnedWeighter, SalientSpanWeighter, TfIdfWeighter, UniformWeighter
 from taskloom.recipe import Recipe
-from taskloom.recipe.online import ROLES, TUNED, QuestionSource
+from taskloom.recipe.online import ROLES, TUNED, QuestionSource, WeighterSection
 from taskloom.runs import RunFolder
 
 __all__ = [
@@ -41,19 +41,22 @@ _SECTIONS = {
     "meta-train": ("meta_train", "weighter"),
     "adapt": ("adapt", "weighter", "light_tuning", "answers"),
 }
-_ALL_SECTIONS = {name for names in _SECTIONS.values() for name in names} | {"tune_qa"}
+_ALL_SECTIONS = {name for names in _SECTIONS.values() for name in names}
+_STAGE_FOLDERS = {
+    "tune-qa",
+    "meta-train",
+    *(f"adapt-{kind}" for kind in get_args(WeighterSection.model_fields["kind"].annotation)),
+}
 
 
 def stage_folder(recipe: Recipe, stage: Stage) -> Path:
-    """Return the run folder of a stage: below the recipe's output, or that itself where it is the stage's own."""
-    name = f"adapt-{recipe.weighter.kind}" if stage == "adapt" else stage
-    return recipe.output if recipe.output.name == name else recipe.output / name
+    """Return the run folder of a stage."""
+    return _project(recipe) / (f"adapt-{recipe.weighter.kind}" if stage == "adapt" else stage)
 
 
 def _project(recipe: Recipe) -> Path:
-    """Return the folder that holds the stages' folders."""
-    name = recipe.output.name
-    return recipe.output.parent if name in ("tune-qa", "meta-train") or name.startswith("adapt-") else recipe.output
+    """Return the folder that holds the stages' folders: the recipe's output, or of a stage's run the one above."""
+    return recipe.output.parent if recipe.output.name in _STAGE_FOLDERS else recipe.output
 
 
 def stage_recipe(recipe: Recipe, stage: Stage) -> Recipe:

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ COLUMNS = ("learning_rate", "status", "documents", "nll", "f1", "exact_match")
 def choose_rate(
     rates: Sequence[float],
     metric: str,
-    trial: Callable[[float], dict[str, Any]],
+    trial: Callable[[float, Path], dict[str, Any]],
     folder: Path,
 ) -> float:
     """Try learning rates and return the best, of equal ones the lowest; ``sweep.csv`` has them all.
@@ -27,8 +28,9 @@ def choose_rate(
     Args:
         rates: to try.
         metric: ``nll``, ``f1`` or ``exact_match``.
-        trial: adapts the model with a rate and returns `documents` and the metrics that it then has.
-        folder: for ``sweep.csv``, from which trials that are done are taken when the sweep goes on.
+        trial: adapts the model with a rate in a folder and returns `documents` and the metrics that it then has.
+        folder: for ``sweep.csv``, from which trials that are done are taken when the sweep goes on, and for a folder
+            ``sweep/RATE`` of each trial.
 
     Raises:
         RunError: every rate diverged.
@@ -39,20 +41,27 @@ def choose_rate(
     for rate in rates:
         row = done.get(rate)
         if row is None:
-            row = {"learning_rate": rate, **_tried(trial, rate)}
+            row = {"learning_rate": rate, **_tried(trial, rate, _trial_folder(folder, rate))}
         rows.append(row)
         _write(path, rows)
+        # They are as large as the model and its optimizer, and of use only to a trial that is not done.
+        shutil.rmtree(_trial_folder(folder, rate) / "checkpoints", ignore_errors=True)
     worth = {float(row["learning_rate"]): float(row[metric]) for row in rows if row["status"] == "ok"}
     if metric == "nll":
         worth = {rate: -value for rate, value in worth.items()}
     if not worth:
-        raise RunError(f"{path}: the model diverged with every learning rate. Try lower ones: adapt.learning_rate")
+        tried = ", ".join(f"{rate:g}" for rate in rates)
+        raise RunError(f"adapt.learning_rate: the model diverged with every one of {tried}. Try lower ones")
     return max(sorted(worth), key=lambda rate: worth[rate])
 
 
-def _tried(trial: Callable[[float], dict[str, Any]], rate: float) -> dict[str, Any]:
+def _trial_folder(folder: Path, rate: float) -> Path:
+    return folder / "sweep" / str(rate)
+
+
+def _tried(trial: Callable[[float, Path], dict[str, Any]], rate: float, folder: Path) -> dict[str, Any]:
     try:
-        found = trial(rate)
+        found = trial(rate, folder)
     except DivergedError:
         return {"status": "diverged"}
     return {"status": "ok" if math.isfinite(found["nll"]) else "diverged", **found}
