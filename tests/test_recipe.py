@@ -197,6 +197,7 @@ def test_a_run_folder_stands_for_its_recipe_even_after_a_move(write, tmp_path):
     loaded = load_recipe(moved)
     assert loaded.output == moved
     assert differences(recipe, loaded) == {}
+    assert load_recipe(moved, [f"output={tmp_path / 'other'}"]).output == tmp_path / "other"
 
 
 # --- mistakes: (addition to the recipe, message)

@@ -35,7 +35,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Reci
     path = find_recipe(path_or_name)
     source = read_source(path, overrides)
     source.values.setdefault("name", recipe_name(path))
-    if Path(path_or_name).is_dir():
+    if Path(path_or_name).is_dir() and not any(override.startswith("output=") for override in overrides):
         # A run folder may have been moved since its recipe was written.
         source.values["output"] = str(path_or_name)
     try:

@@ -152,6 +152,16 @@ class TuneQASection(Section):
         default=True, description="generate answers to validate f1 and exact_match; false: nll alone"
     )
 
+    @model_validator(mode="after")
+    def _metric_is_measured(self) -> "TuneQASection":
+        if not self.generate and self.stop_on != "nll":
+            raise PydanticCustomError(
+                "refused",
+                "stop_on is {metric}, but generate is false: there is the nll alone",
+                {"metric": self.stop_on},
+            )
+        return self
+
 
 class LightTuningSection(TuneQASection):
     """Light tuning after adaptation: teach the task again, which updates may have worn away (published qa_lt_final)."""
