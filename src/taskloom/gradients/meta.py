@@ -22,11 +22,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from taskloom.gradients.inner_updates import SGD, InnerOptimizer, Pulled, State, Tensors
+from taskloom.gradients.inner_updates import InnerOptimizer, Pulled, State, Tensors
 from taskloom.gradients.passes import evaluating, twice_differentiable
-from taskloom.gradients.second_order import GradientGraph, Method, Stopwatch, TokenLosses, Update
+from taskloom.gradients.second_order import GradientGraph, Method, Stopwatch, TokenLosses
+from taskloom.gradients.weighted_updates import (
+    causal_token_losses,
+    chosen_parameters,
+    inner_optimizer,
+    updates_of,
+)
 
 __all__ = ["TokenLosses", "UnrolledUpdates", "causal_token_losses", "unrolled_meta_gradient"]
 
@@ -35,26 +40,6 @@ Checkpoints = Literal["all", "sqrt"] | int
 #: What was found in this process: the methods that a kind of model has no rules for, and the times of its updates.
 _impossible: dict[tuple[object, ...], set[Method]] = {}
 _stopwatches: dict[tuple[object, ...], Stopwatch] = {}
-
-
-def causal_token_losses(call: Callable[..., Any], document: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the losses of a causal language model's tokens, each predicted from those before it.
-
-    Args:
-        call: runs the model.
-        document: ``input_ids`` and ``attention_mask``, both ``[rows, tokens]``.
-
-    Returns:
-        ``[rows, tokens]`` negative log-likelihoods, 0 for the first token of a row, and which tokens are real and
-        predicted from a real one.
-    """
-    ids, mask = document["input_ids"], document["attention_mask"]
-    logits = call(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    targets = F.pad(ids[:, 1:], (0, 1), value=-100)  # nothing follows the last token
-    losses = F.cross_entropy(wide.flatten(0, 1), targets.flatten(), reduction="none").view(ids.shape)
-    real = mask.bool()
-    return F.pad(losses[:, :-1], (1, 0)), F.pad(real[:, 1:] & real[:, :-1], (1, 0))
 
 
 def unrolled_meta_gradient(
@@ -153,16 +138,13 @@ class UnrolledUpdates:
         first_order: bool = False,
         token_losses: TokenLosses = causal_token_losses,
     ) -> None:
-        _check(documents, weights, checkpoints, method)
+        _check(checkpoints, method)
         self._model = model
-        self._chosen = _chosen(model, parameters)
-        self._optimizer: InnerOptimizer = SGD(lr) if isinstance(lr, float | int) else lr
+        self._chosen = chosen_parameters(model, parameters)
+        self._optimizer = inner_optimizer(lr)
         self._method: Method | Literal["auto"] = method
         self._first_order = first_order
-        self._updates = [
-            Update(model, document, weight.detach(), token_losses)
-            for document, weight in zip(documents, weights, strict=True)
-        ]
+        self._updates = updates_of(model, documents, weights, token_losses)
         self._starts = _starts(checkpoints, len(documents))
         self._kept: dict[int, list[_Moment]] = {}
         self._graph: GradientGraph | None = None
@@ -175,7 +157,6 @@ class UnrolledUpdates:
         Gradients of several losses may be added up before they are pulled back.
         """
         own = {name: parameter.data for name, parameter in self._chosen.items()}
-        required = {name: parameter.requires_grad for name, parameter in self._chosen.items()}
         with evaluating(self._model):
             try:
                 for name, parameter in self._chosen.items():
@@ -189,7 +170,6 @@ class UnrolledUpdates:
             finally:
                 for name, parameter in self._chosen.items():
                     parameter.data = own[name]
-                    parameter.requires_grad_(required[name])
         return loss.detach(), dict(zip(self._chosen, found, strict=True))
 
     def pull_back(self, adjoint: Tensors) -> list[Tensor]:
@@ -344,21 +324,6 @@ def _explained(method: Method, model: nn.Module) -> Iterator[None]:
         ) from error
 
 
-def _chosen(model: nn.Module, names: Iterable[str] | None) -> dict[str, nn.Parameter]:
-    known = dict(model.named_parameters())
-    if names is None:
-        chosen = {name: parameter for name, parameter in known.items() if parameter.requires_grad}
-    else:
-        wanted = list(names)
-        for name in wanted:
-            if name not in known:
-                raise ValueError(f"`parameters`: the model has no parameter '{name}'")
-        chosen = {name: known[name] for name in wanted}
-    if not chosen:
-        raise ValueError("`parameters`: there is nothing to update: no parameter requires gradients")
-    return chosen
-
-
 def _starts(checkpoints: Checkpoints, updates: int) -> list[int]:
     """Return the updates before which parameters are kept; from each to the next they are computed again.
 
@@ -378,18 +343,7 @@ def _starts(checkpoints: Checkpoints, updates: int) -> list[int]:
     return sorted(max(end, 0) for end in ends)
 
 
-def _check(
-    documents: Sequence[Mapping[str, Tensor]], weights: Sequence[Tensor], checkpoints: object, method: object
-) -> None:
-    if not documents or len(documents) != len(weights):
-        raise ValueError(f"`weights` must be one a document: there are {len(weights)} for {len(documents)} documents")
-    for number, (document, weight) in enumerate(zip(documents, weights, strict=True)):
-        shape = document["input_ids"].shape
-        if len(shape) != 2 or weight.shape != shape:
-            raise ValueError(
-                f"`weights[{number}]` must be of the document's shape [rows, tokens]: found {list(weight.shape)} for "
-                f"{list(shape)}"
-            )
+def _check(checkpoints: object, method: object) -> None:
     if checkpoints not in ("all", "sqrt") and not (isinstance(checkpoints, int) and checkpoints >= 1):
         raise ValueError(f"`checkpoints` must be 'all', 'sqrt' or a number from 1 on, found {checkpoints!r}")
     if method not in ("auto", "forward", "reverse"):

@@ -20,6 +20,7 @@ from taskloom.callbacks import BatchSchedule
 from taskloom.checkpoints import StagedTrainer
 from taskloom.gradients.inner_updates import SGD, Adam, InnerOptimizer
 from taskloom.gradients.meta import UnrolledUpdates
+from taskloom.gradients.weighted_updates import updated_parameters
 from taskloom.online.meta_batches import LocalityTexts, MetaCollator, MetaRows, ShuffledRows, documents_of
 from taskloom.online.outer_loss import Locality, OuterLoss, answer_nll
 from taskloom.online.trained_parameters import trained_parameters
@@ -38,7 +39,8 @@ class MetaTrainer(StagedTrainer):
         weighter: a `LearnedWeighter`, or any module that maps ids and mask to weights and has `save`.
         args: the Trainer's arguments; the batch size is that of documents, `eval_steps` and `save_steps` say when to
             validate and to save.
-        base: the language model that is updated, in evaluation mode.
+        base: the language model that is updated, in evaluation mode. Its parameters' values are replaced by others,
+            not written to; `reset_base` puts its own back.
         rows: documents with questions to train on.
         dev: documents with questions to validate on, in their order.
         collator: makes the batches.
@@ -84,13 +86,14 @@ class MetaTrainer(StagedTrainer):
         self.add_callback(BatchSchedule(self.batches))
         self.base = base.to(args.device).eval()
         self.names = list(trained_parameters(base, settings.layers))
-        self._start = {name: value.clone() for name, value in self._parameters().items()}
+        self._start = self._parameters()
         self._since_start = 0
         self._step, self._batch = -1, 0
         self._sums: dict[str, Tensor] = {}
         self._count = 0
 
     def _parameters(self) -> dict[str, Tensor]:
+        # Values are replaced, never written to: nothing needs a copy.
         named = dict(self.base.named_parameters())
         return {name: named[name].detach() for name in self.names}
 
@@ -121,20 +124,32 @@ class MetaTrainer(StagedTrainer):
         inputs = cast("dict[str, Any]", self._prepare_inputs(inputs))
         step = self.state.global_step
         self._step, self._batch = step, self._batch + 1 if step == self._step else 0
+        steps = self.current_gradient_accumulation_steps
         with self.accelerator.autocast():
             weights = model(**inputs["documents"])
-        outer = self._outer_loss(inputs, self.locality.draw((self.args.seed, step, self._batch)))
-        with torch.no_grad():
-            gain = answer_nll(self.base, inputs["questions"])
-        updates, given = self._updates(inputs["documents"], weights)
-        loss, adjoint = updates.outer_gradient(outer)
-        updated = dict(updates.parameters)
-        gradients = updates.pull_back(adjoint)
+            outer = self._outer_loss(inputs, self.locality.draw((self.args.seed, step, self._batch)))
+            with torch.no_grad():
+                before = answer_nll(self.base, inputs["questions"])
+            parts, given = self._updates(inputs["documents"], weights)
+            updates = UnrolledUpdates(
+                self.base,
+                parts,
+                given,
+                self._inner_optimizer(),
+                parameters=self.names,
+                checkpoints=self.settings.checkpoints,
+                method=self.settings.method,
+                first_order=self.settings.first_order,
+            )
+            loss, adjoint = updates.outer_gradient(outer)
+            self._note(nll=outer.nll, nll_gain=before - outer.nll, kl=outer.divergence)
+            # The way back needs neither the updated parameters nor what locality compares with.
+            self._carry_on(updates.parameters, len(inputs["questions"]["labels"]))
+            updates.parameters.clear()
+            del outer
+            gradients = updates.pull_back(adjoint)
         norm = self._norm_term(weights, inputs["documents"]["attention_mask"])
-        steps = self.current_gradient_accumulation_steps
         torch.autograd.backward([*given, norm / steps], [*(gradient / steps for gradient in gradients), None])
-        self._carry_on(updated, len(inputs["questions"]["labels"]))
-        self._note(loss=loss + norm.detach(), nll=outer.nll, nll_gain=gain - outer.nll, kl=outer.divergence)
         return (loss + norm.detach()) / steps
 
     def _outer_loss(self, inputs: Mapping[str, Any], batches: Sequence[Mapping[str, Tensor]]) -> OuterLoss:
@@ -142,24 +157,13 @@ class MetaTrainer(StagedTrainer):
         locality = [Locality.of(self.base, batch) for batch in moved] if self.settings.kl_weight else []
         return OuterLoss(inputs["questions"], locality, self.settings.kl_weight)
 
-    def _updates(self, documents: dict[str, Tensor], weights: Tensor) -> tuple[UnrolledUpdates, list[Tensor]]:
-        """Do the updates of a batch; return them with the weights that each was made with."""
+    def _updates(self, documents: dict[str, Tensor], weights: Tensor) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
+        """Return what a batch's updates are made on, and the weights that each is made with."""
         parts, given = documents_of(documents, weights, self.settings.sequential)
         if (length := self.settings.loss_length) is not None:
             predicted = [part["attention_mask"][:, 1:].sum() for part in parts]
             given = [each * (count / (length * len(each))) for each, count in zip(given, predicted, strict=True)]
-        parts, given = parts * self.settings.inner_steps, given * self.settings.inner_steps
-        updates = UnrolledUpdates(
-            self.base,
-            parts,
-            given,
-            self._inner_optimizer(),
-            parameters=self.names,
-            checkpoints=self.settings.checkpoints,
-            method=self.settings.method,
-            first_order=self.settings.first_order,
-        )
-        return updates, given
+        return parts * self.settings.inner_steps, given * self.settings.inner_steps
 
     def _inner_optimizer(self) -> InnerOptimizer:
         rate = self.settings.inner_lr
@@ -192,7 +196,7 @@ class MetaTrainer(StagedTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what the outer loss is made of."""
         if "loss" in logs and self._count:
-            logs |= {name: value.item() / self._count for name, value in self._sums.items() if name != "loss"}
+            logs |= {name: value.item() / self._count for name, value in self._sums.items()}
             self._sums, self._count = {}, 0
         super().log(logs, start_time)
 
@@ -200,7 +204,7 @@ class MetaTrainer(StagedTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Update on the validation documents from the start, and average the outer loss and its parts over batches."""
-        held = {name: value.clone() for name, value in self._parameters().items()}
+        held = self._parameters()
         since, self._since_start = self._since_start, 0
         self._set_base(self._start)
         self.weighter.eval()
@@ -211,18 +215,15 @@ class MetaTrainer(StagedTrainer):
             inputs: Any = self._prepare_inputs(self.data_collator([self.dev[place] for place in range(first, last)]))
             with torch.no_grad(), self.accelerator.autocast():
                 weights = self.weighter(**inputs["documents"])
-            outer = self._outer_loss(inputs, self.dev_locality.draw((0, number)))
-            with torch.no_grad():
+                outer = self._outer_loss(inputs, self.dev_locality.draw((0, number)))
                 before = answer_nll(self.base, inputs["questions"])
-            updates, _ = self._updates(inputs["documents"], weights)
-            kept = {name: value.clone() for name, value in self._parameters().items()}
-            self._set_base(updates.parameters)
-            with torch.no_grad():
+                parts, given = self._updates(inputs["documents"], weights)
+                updated = updated_parameters(self.base, parts, given, self._inner_optimizer(), parameters=self.names)
+                self._set_base(updated)
                 loss = outer(self.base) + self._norm_term(weights, inputs["documents"]["attention_mask"])
-            self._set_base(kept)
             found = {"loss": loss, "nll": outer.nll, "nll_gain": before - outer.nll, "kl": outer.divergence}
             sums = {name: sums.get(name, 0.0) + value.item() for name, value in found.items()}
-            self._carry_on(updates.parameters, last - first)
+            self._carry_on(updated, last - first)
         self._set_base(held)
         self._since_start = since
         means = {name: value / len(batches) for name, value in sums.items()}

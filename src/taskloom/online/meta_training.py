@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 
+from taskloom.errors import RecipeError
 from taskloom.online.encode import QACollator
 from taskloom.online.meta_batches import LocalityTexts, MetaCollator, MetaRows
 from taskloom.online.meta_trainer import MetaTrainer
@@ -78,7 +79,7 @@ def meta_train(
         long_documents: ``"split"`` or ``"truncate"`` longer ones; each part is an update.
         collator: makes the batches of questions; None takes `QACollator(tokenizer)`.
         seed: of the order of documents, locality texts and dropout.
-        precision: of passes through the weighter and the outer loss.
+        precision: of all passes through the weighter and the base model: float32, or bf16 by autocast.
         resume: go on from the latest checkpoint in `folder`. With `method` ``"forward"`` or ``"reverse"`` and float32
             on the CPU the result is that of an uninterrupted training, bit for bit.
         keep_checkpoints: the latest so many.
@@ -89,11 +90,14 @@ def meta_train(
         **options: its fields one by one, such as ``inner_lr=5e-4``.
 
     Raises:
+        RecipeError: fp16, whose narrow range would need gradients scaled within the updates.
         RunError: `folder` holds a training already and `resume` is off.
         ValueError: a setting is out of range, there is no locality text, or there are no questions.
         KeyboardInterrupt: the training was interrupted; a checkpoint has been written if there is a `folder`.
     """
     settings = _settings(settings, options)
+    if precision == "fp16":
+        raise RecipeError("training.precision: fp16 is too narrow for the gradients of updates. Use float32 or bf16.")
     collator = collator or QACollator(tokenizer)
     rows = MetaRows(train, tokenizer, max_document_length, long_documents)
     dev_rows = MetaRows(dev, tokenizer, max_document_length, long_documents, settings.validation_documents)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from taskloom.gradients.meta import causal_token_losses
+from taskloom.gradients.weighted_updates import causal_token_losses
 
 __all__ = ["weighted_loss"]
 
