@@ -35,7 +35,12 @@ def pretrained(folder: Path, kind: str) -> None:
     """A tiny model in the place of one on the hub, whose id is a folder here."""
     tokenizer = small_tokenizer(kind)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 6, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 2,
+    }
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
     tokenizer.save_pretrained(str(folder))
 
@@ -79,7 +84,7 @@ def test_the_recipe_of_the_page(tmp_path):
     (tmp_path / "own.jsonl").write_text(records)
     (recipe,) = blocks(ONLINE, "yaml")
     (tmp_path / "harbour.yaml").write_text(recipe)
-    parts = load_recipe(tmp_path / "harbour.yaml").questions
+    parts: Any = load_recipe(tmp_path / "harbour.yaml").questions
     bounds = [getattr(parts, role)["groups"] for role in ("qa_train", "qa_dev", "meta_train", "meta_dev")]
     assert bounds == [[0, 20], [20, 25], [25, 45], [45, 50]]
     assert read_questions(**{**parts.qa_train, "groups": [1, 2]}).documents[0].questions == ()
@@ -198,9 +203,10 @@ def test_the_parts_of_the_cpu_recipe_share_no_article():
 # --- links and files
 
 
-@pytest.mark.parametrize(
-    "name", sorted(str(path.relative_to(HOUSE)) for path in [*HOUSE.glob("docs/**/*.md"), *HOUSE.glob("*/**/README.md")])
-)
+PAGES = sorted({path for pattern in ("*.md", "docs/**/*.md", "recipes/**/*.md") for path in HOUSE.glob(pattern)})
+
+
+@pytest.mark.parametrize("name", [str(path.relative_to(HOUSE)) for path in PAGES])
 def test_links_lead_somewhere(name):
     for target in re.findall(r"\]\(([^)\s]+)\)", page(name)):
         if not target.startswith(("http", "#")):
