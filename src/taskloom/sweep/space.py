@@ -139,10 +139,21 @@ def slug(settings: Settings) -> str:
     """Return a readable folder name, the same for equal settings alone: ``learning_rate=1e-05,epochs=3``."""
     short = {field: field.rpartition(".")[2] for field in settings}
     names = list(short.values())
-    texts = {field: value if isinstance(value, str) else json.dumps(value) for field, value in settings.items()}
+    texts = {field: _unquoted(value) for field, value in settings.items()}
     plain = {field: re.sub(r"[^\w.+-]+", "_", text).strip("_") for field, text in texts.items()}
     name = ",".join(f"{field if names.count(short[field]) > 1 else short[field]}={plain[field]}" for field in settings)
     if plain == texts and len(name) <= 100:
         return name or "as-it-is"
     exact = json.dumps(settings, sort_keys=True).encode()
     return f"{name[:80]}-{hashlib.blake2b(exact, digest_size=4).hexdigest()}"
+
+
+def _unquoted(value: Any) -> str:
+    """Return a value as JSON, text that cannot be taken for anything else without quotes."""
+    written = json.dumps(value)
+    if not isinstance(value, str):
+        return written
+    try:
+        return value if yaml.safe_load(value) == value and not _NUMBER.fullmatch(value) else written
+    except yaml.YAMLError:
+        return written

@@ -24,6 +24,7 @@ from taskloom.sweep.space import Settings, slug
 
 __all__ = ["LOG_FILE", "OUTCOME_FILE", "SETTINGS_FILE", "Outcome", "Trial", "read_metric"]
 
+COMMAND = (sys.executable, "-m", "taskloom")
 LOG_FILE = "log.txt"
 OUTCOME_FILE = "outcome.json"
 SETTINGS_FILE = "settings.json"
@@ -112,7 +113,7 @@ class Trial:
     def _attempt(self, on_score: Callable[[int, float], bool] | None) -> Outcome:
         if not self._finished():
             log = self._beside(LOG_FILE)
-            command = [sys.executable, "-m", "taskloom", *self.verb.split(), str(self.recipe), *self.overrides()]
+            command = [*COMMAND, *self.verb.split(), str(self.recipe), *self.overrides()]
             with log.open("wb") as output:
                 process = subprocess.Popen(
                     [*command, "--resume"],
