@@ -11,21 +11,22 @@ that a stage finds is a file below RUNS, and a stage whose file is there is skip
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
 from taskloom.backbones import load_language_model, load_tokenizer
 from taskloom.online.adaptation import adapt
+from taskloom.online.encode import QACollator
 from taskloom.online.formats import read_questions
 from taskloom.online.meta_training import WEIGHTER_FOLDER, meta_train
 from taskloom.online.qa_scores import QAScores, score_questions
 from taskloom.online.qa_tuning import tune_qa
 from taskloom.online.questions import Document, Question, QuestionSet
-from taskloom.online.texts import read_texts
 from taskloom.online.trained_parameters import trained_parameters
 from taskloom.online.weighters.learned import LearnedWeighter
 from taskloom.online.weighters.salient import SalientSpanWeighter
@@ -53,12 +54,17 @@ LAYERS = 8  # the last blocks, which are tuned and updated
 WEIGHTER_LAYERS = 4
 UNRELATED = 8  # every eighth question of qa_dev is asked after a stream: what else the updates change
 #: Base models: how many of the 30 blocks. The second one's documents and questions are the same, not its parameters.
-BASES = {"whole": 30, "short": 20}
+BASES = {"whole": 30, "short": 12}
 META_BASE = "whole"
 WEIGHTERS = ("uniform", "salient", "tfidf", "learned")
-RATES = (1e-5, 3e-5, 1e-4, 3e-4)  # of Adam in adaptation
+#: Of adaptation; which optimizer all weighters get is decided with uniform weights.
+RATES = {"adam": (3e-6, 1e-5, 3e-5, 1e-4), "sgd": (3e-3, 1e-2, 3e-2, 1e-1)}
 INNER_RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)  # of SGD in meta-training
-OUTER_STEPS, OUTER_RATE, DOCUMENTS = 120, 3e-4, 6
+OUTER_STEPS, OUTER_RATE, DOCUMENTS, QUESTIONS = 120, 5e-4, 6, 3
+
+#: An optimizer and its rate.
+Setting: TypeAlias = tuple[Any, float]
+NO_SETTING: Setting = ("none", 0.0)
 
 
 @cache
@@ -187,6 +193,29 @@ def choose_inner_rate(data: Path, runs: Path) -> float:
     return min(INNER_RATES, key=lambda rate: found[str(rate)])
 
 
+class TogetherCollator(QACollator):
+    """Asks up to so many of a document's questions together, where the published batches ask one.
+
+    A row's question is the document's first one, and stands for all: with few updates, each of them shall tell more.
+    """
+
+    def __init__(self, tokenizer: Any, *parts: QuestionSet) -> None:
+        super().__init__(tokenizer)
+        self.together = {
+            document.questions[0]: document.questions[:QUESTIONS]
+            for part in parts
+            for document in part.documents
+            if document.questions
+        }
+
+    def __call__(self, questions: Sequence[Question]) -> dict[str, torch.Tensor]:
+        return super().__call__([each for first in questions for each in self.together[first]])
+
+
+def first_questions(part: QuestionSet) -> QuestionSet:
+    return QuestionSet(tuple(replace(document, questions=document.questions[:1]) for document in part.documents))
+
+
 def meta(data: Path, runs: Path) -> None:
     """Meta-train the weighter."""
     if (runs / "meta.json").exists():
@@ -194,24 +223,25 @@ def meta(data: Path, runs: Path) -> None:
     tokenizer, base = tokenizer_of(runs), load_base(runs, META_BASE)
     torch.manual_seed(0)
     weighter = LearnedWeighter.from_backbone(str(runs / "pretrained"), layers=WEIGHTER_LAYERS)
-    wiki = [text for text in read_texts(data / "text" / "wikitext-2-raw" / "wiki.valid.raw") if len(text) > 200]
-    dev = stream(data, runs, "meta_dev")
-    one_each = QuestionSet(tuple(replace(each, questions=each.questions[:1]) for each in dev.documents))
+    lines = (data / "text" / "wikitext-2-raw" / "wiki.valid.raw").read_text("utf-8").splitlines()
+    wiki = [line.strip() for line in lines if len(line) > 200]
+    train, dev = articles(data, runs, "meta_train"), stream(data, runs, "meta_dev")
     folder = runs / "meta"
     result = meta_train(
         weighter,
         base,
         tokenizer,
-        articles(data, runs, "meta_train"),
-        one_each,
+        first_questions(train),
+        first_questions(dev),
         folder=folder,
         resume=(folder / "checkpoints").exists(),
+        collator=TogetherCollator(tokenizer, train, dev),
         web_text=wiki,
         max_document_length=TOKENS,
         layers=LAYERS,
         documents=DOCUMENTS,
         accumulation=1,
-        reset_every=4 * DOCUMENTS,
+        reset_every=3 * DOCUMENTS * QUESTIONS - QUESTIONS * DOCUMENTS // 2,  # questions: of three batches as a rule
         inner_lr=choose_inner_rate(data, runs),
         outer_lr=OUTER_RATE,
         max_steps=OUTER_STEPS,
@@ -246,19 +276,29 @@ def make_weighter(data: Path, runs: Path, name: str) -> Any:
             return LearnedWeighter.load(runs / "meta" / WEIGHTER_FOLDER)
 
 
-def run_stream(data: Path, runs: Path, base: str, weighter: str, rate: float, part: str) -> dict[str, Any]:
+def run_stream(data: Path, runs: Path, base: str, weighter: str, setting: Setting, part: str) -> dict[str, Any]:
     """Adapt a base model to a stream and ask its questions; `weighter` "none" only asks.
 
     Answers are generated on test streams alone.
     """
-    path = runs / "streams" / f"{base}-{weighter}-{rate:g}-{part.replace(' ', '')}.json"
+    optimizer, rate = setting
+    path = runs / "streams" / f"{base}-{weighter}-{optimizer}-{rate:g}-{part.replace(' ', '')}.json"
     if not path.exists():
         tokenizer, model, documents = tokenizer_of(runs), load_base(runs, base), stream(data, runs, part)
         updates = []
         if weighter != "none":
             texts = [document.text for document in documents.documents]
             weigh = make_weighter(data, runs, weighter)
-            updates = adapt(model, tokenizer, texts, weigh, learning_rate=rate, layers=LAYERS, max_length=TOKENS)
+            updates = adapt(
+                model,
+                tokenizer,
+                texts,
+                weigh,
+                learning_rate=rate,
+                optimizer=optimizer,
+                layers=LAYERS,
+                max_length=TOKENS,
+            )
         scores = ask(model, tokenizer, documents.questions, generate=part in STREAMS)
         paragraphs = [number for number, each in enumerate(documents.documents) for _ in each.questions]
         rows = [
@@ -269,6 +309,7 @@ def run_stream(data: Path, runs: Path, base: str, weighter: str, rate: float, pa
         result = {
             "base": base,
             "weighter": weighter,
+            "optimizer": optimizer,
             "rate": rate,
             "stream": part,
             "documents": len(documents.documents),
@@ -279,24 +320,38 @@ def run_stream(data: Path, runs: Path, base: str, weighter: str, rate: float, pa
             "rows": rows,
         }
         write(path, result)
-        print(f"{base}, {weighter}, {rate:g}, {part}: {scores.metrics()}", flush=True)
+        print(f"{base}, {weighter}, {optimizer} {rate:g}, {part}: {scores.metrics()}", flush=True)
     return read(path)
 
 
-def choose_rate(data: Path, runs: Path, base: str, weighter: str) -> float:
-    """Return the rate that leaves the lowest nll on the validation stream."""
-    nll = {rate: run_stream(data, runs, base, weighter, rate, "validation")["scores"]["nll"] for rate in RATES}
-    return min(RATES, key=nll.__getitem__)
+def validated(data: Path, runs: Path, base: str, weighter: str, optimizer: str) -> dict[Setting, float]:
+    """Return the nll after the validation stream with each rate."""
+    settings: list[Setting] = [(optimizer, rate) for rate in RATES[optimizer]]
+    return {
+        setting: run_stream(data, runs, base, weighter, setting, "validation")["scores"]["nll"] for setting in settings
+    }
+
+
+def choose_optimizer(data: Path, runs: Path) -> str:
+    """Return the optimizer with which uniform weights leave the lower nll on the validation stream."""
+    found = {name: min(validated(data, runs, META_BASE, "uniform", name).values()) for name in RATES}
+    return min(found, key=found.__getitem__)
+
+
+def choose_setting(data: Path, runs: Path, weighter: str) -> Setting:
+    """Return the setting that leaves the lowest nll on the validation stream, of the meta-training's base model."""
+    nll = validated(data, runs, META_BASE, weighter, choose_optimizer(data, runs))
+    return min(nll, key=nll.__getitem__)
 
 
 def streams(data: Path, runs: Path, base: str, weighters: tuple[str, ...]) -> None:
-    """Read the validation stream and the test streams with each weighter."""
+    """Read the test streams with each weighter."""
     for part in ("validation", *STREAMS):
-        run_stream(data, runs, base, "none", 0.0, part)
+        run_stream(data, runs, base, "none", NO_SETTING, part)
     for weighter in weighters:
-        rate = choose_rate(data, runs, base, weighter)
+        setting = choose_setting(data, runs, weighter)
         for part in STREAMS:
-            run_stream(data, runs, base, weighter, rate, part)
+            run_stream(data, runs, base, weighter, setting, part)
 
 
 def main() -> None:

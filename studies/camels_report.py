@@ -20,16 +20,20 @@ from scipy.stats import ttest_1samp
 
 from studies.camels import (
     BASES,
+    META_BASE,
+    NO_SETTING,
     RATES,
     STREAMS,
     TOKENS,
     WEIGHTERS,
-    choose_rate,
+    choose_optimizer,
+    choose_setting,
     make_weighter,
     read,
     run_stream,
     stream,
     tokenizer_of,
+    validated,
 )
 from taskloom.storage import write_atomically
 
@@ -45,8 +49,8 @@ def finished(data: Path, runs: Path, base: str) -> dict[str, list[Run]]:
     for weighter in ("none", *WEIGHTERS):
         asked = (runs / "streams").glob(f"{base}-{weighter}-*-stream*.json")
         if len(list(asked)) == len(STREAMS):
-            rate = 0.0 if weighter == "none" else choose_rate(data, runs, base, weighter)
-            found[weighter] = [run_stream(data, runs, base, weighter, rate, part) for part in STREAMS]
+            setting = NO_SETTING if weighter == "none" else choose_setting(data, runs, weighter)
+            found[weighter] = [run_stream(data, runs, base, weighter, setting, part) for part in STREAMS]
     return found
 
 
@@ -178,15 +182,20 @@ def report(data: Path, runs: Path) -> None:
         pairs = [("learned", name) for name in adapted if name != "learned"] if "learned" in adapted else []
         pairs += [(name, "uniform") for name in adapted if name not in ("uniform", "learned")]
         result[base] = {
-            "validation nll": {
-                name: {f"{r:g}": run_stream(data, runs, base, name, r, "validation")["scores"]["nll"] for r in RATES}
-                for name in adapted
-            },
             "streams": summaries[base],
             "differences": {f"{a} - {b}": difference(of_weighter[a], of_weighter[b]) for a, b in pairs},
             "against none": {name: difference(of_weighter[name], before) for name in adapted},
         }
         print_tables(base, summaries[base], result[base])
+    optimizer = choose_optimizer(data, runs)
+    tried = {name: [optimizer] for name in found[META_BASE] if name != "none"} | {"uniform": list(RATES)}
+    result["validation nll"] = {
+        "none": run_stream(data, runs, META_BASE, "none", NO_SETTING, "validation")["scores"]["nll"]
+    } | {
+        f"{name} {each}": {f"{rate:g}": nll for (_, rate), nll in validated(data, runs, META_BASE, name, each).items()}
+        for name, optimizers in tried.items()
+        for each in optimizers
+    }
     weighters = [name for name in WEIGHTERS if name in next(iter(found.values())) and name != "uniform"]
     result["weights"] = draw_weights(data, runs, weighters)
     draw_gains(summaries)
