@@ -1,7 +1,9 @@
 """Trials on this machine: Optuna chooses settings and remembers them, each training is a process."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,28 +59,39 @@ def run_local(
     )
     _take_up(study, plan)
 
-    def objective(current: "optuna.Trial") -> float:
-        settings = suggested(current, plan)
-        values = []
+    # Threads of one process would take the same waiting trial from the database.
+    turn = Lock()
+
+    def work() -> None:
+        with turn:
+            current = study.ask()
+            settings = suggested(current, plan)
+        values, state = [], optuna.trial.TrialState.COMPLETE
         for number in range(plan.seeds):
             trial = Trial(sweep / RECIPE_FILE, plan.verb, settings, first_seed + number, sweep, plan.metric)
-            outcome = trial.run(_reporter(current) if number == 0 and plan.stop == "asha" else None, retries)
-            if on_done is not None:
-                on_done(settings, outcome)
-            if outcome.status == "pruned":
-                raise optuna.TrialPruned
-            if outcome.status == "failed" or outcome.value is None:
-                raise _FailedError(outcome.reason)
+            outcome = trial.run(_reporter(current, turn) if number == 0 and plan.stop == "asha" else None, retries)
+            with turn:
+                if on_done is not None:
+                    on_done(settings, outcome)
+            if outcome.status != "ok" or outcome.value is None:
+                pruned = outcome.status == "pruned"
+                state = optuna.trial.TrialState.PRUNED if pruned else optuna.trial.TrialState.FAIL
+                break
             values.append(outcome.value)
-        return float(np.mean(values))
+        with turn:
+            complete = state == optuna.trial.TrialState.COMPLETE
+            study.tell(current, float(np.mean(values)) if complete else None, state)
 
-    open_trials = plan.size - sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-    if open_trials > 0:
-        study.optimize(objective, n_trials=open_trials, n_jobs=jobs, catch=(_FailedError,))
-
-
-class _FailedError(Exception):
-    """A training failed: its setting is marked, and the others go on."""
+    left = plan.size - sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(work) for _ in range(left)]
+        try:
+            for each in waiting:
+                each.result()
+        except BaseException:
+            for each in waiting:
+                each.cancel()
+            raise
 
 
 def _sampler(plan: SweepPlan) -> Any:
@@ -137,9 +150,10 @@ def suggested(trial: "optuna.Trial", plan: SweepPlan) -> Settings:
     return settings
 
 
-def _reporter(trial: "optuna.Trial") -> Callable[[int, float], bool]:
+def _reporter(trial: "optuna.Trial", turn: Lock) -> Callable[[int, float], bool]:
     def report(step: int, score: float) -> bool:
-        trial.report(score, step)
-        return not trial.should_prune()
+        with turn:
+            trial.report(score, step)
+            return not trial.should_prune()
 
     return report
