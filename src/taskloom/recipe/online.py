@@ -140,7 +140,7 @@ class TuneQASection(Section):
     optimizer: Literal["adam", "sgd", "adafactor"] = Field(default="adam", description="optimizer")
     max_grad_norm: float = Field(default=100.0, ge=0, description="clip the gradient to this norm; 0: never")
     layers: PositiveInt | None = Field(default=None, description="train the last blocks and the head only; null: all")
-    evaluate_every: PositiveInt = Field(default=512, description="optimizer steps (published val_steps, in batches)")
+    evaluate_every: PositiveInt = Field(default=512, description="optimizer steps (published val_steps)")
     checkpoint_every: PositiveInt | None = Field(default=None, description="optimizer steps; null: evaluate_every")
     patience: PositiveInt | None = Field(
         default=10, description="stop after this many evaluations without a better `stop_on`; null: never"

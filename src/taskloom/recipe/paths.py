@@ -26,7 +26,8 @@ def make_paths_absolute(source: RecipeSource) -> None:
         data["dir"] = str(_absolute(data["dir"], _base(source, ("data", "dir"))))
     if values.get("groups") is not None:
         values["groups"] = str(_absolute(values["groups"], _base(source, ("groups",))))
-    values["model"]["path"] = _model_path(values["model"]["path"], source, ("model", "path"))
+    own_model = values["model"]["path"]
+    values["model"]["path"] = _model_path(own_model, source, ("model", "path"))
     has_data_dir = data.get("dir") is not None
     _tasks_paths(values.get("tasks", []), ("tasks",), source, has_data_dir)
     _auxiliary_paths(values.get("auxiliary", {}), source, has_data_dir)
@@ -39,7 +40,9 @@ def make_paths_absolute(source: RecipeSource) -> None:
             values[section][name] = str(_absolute(values[section][name], _base(source, (section, name))))
     for section, name in (("weighter", "model"), ("meta_train", "base"), ("adapt", "base")):
         given = values.get(section, {}).get(name)
-        if given not in (None, TUNED):
+        if given == own_model:  # such as by ${model.path}: the same place, wherever it was said
+            values[section][name] = values["model"]["path"]
+        elif given not in (None, TUNED):
             values[section][name] = _model_path(given, source, (section, name))
 
 

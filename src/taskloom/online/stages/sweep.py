@@ -23,7 +23,7 @@ def choose_rate(
     trial: Callable[[float, Path], dict[str, Any]],
     folder: Path,
 ) -> float:
-    """Try learning rates and return the best, of equal ones the lowest; ``sweep.csv`` has them all.
+    """Try learning rates and return the best, of equal ones that of the lower nll; ``sweep.csv`` has them all.
 
     Args:
         rates: to try.
@@ -46,17 +46,16 @@ def choose_rate(
         _write(path, rows)
         # They are as large as the model and its optimizer, and of use only to a trial that is not done.
         shutil.rmtree(_trial_folder(folder, rate) / "checkpoints", ignore_errors=True)
-    worth = {float(row["learning_rate"]): float(row[metric]) for row in rows if row["status"] == "ok"}
-    if metric == "nll":
-        worth = {rate: -value for rate, value in worth.items()}
-    if not worth:
-        tried = ", ".join(f"{rate:g}" for rate in rates)
-        raise RunError(f"adapt.learning_rate: the model diverged with every one of {tried}. Try lower ones")
-    return max(sorted(worth), key=lambda rate: worth[rate])
+    good = [row for row in rows if row["status"] == "ok"]
+    if not good:
+        raise RunError(f"{path}: the model diverged with every learning rate. Try lower ones: adapt.learning_rate")
+    # Small models often answer nothing right at any rate: then the nll tells them apart.
+    best = min(good, key=lambda row: (_cost(row, metric), _cost(row, "nll"), float(row["learning_rate"])))
+    return float(best["learning_rate"])
 
 
-def _trial_folder(folder: Path, rate: float) -> Path:
-    return folder / "sweep" / str(rate)
+def _cost(row: dict[str, Any], metric: str) -> float:
+    return float(row[metric]) if metric == "nll" else -float(row[metric])
 
 
 def _tried(trial: Callable[[float, Path], dict[str, Any]], rate: float, folder: Path) -> dict[str, Any]:
