@@ -48,7 +48,8 @@ def choose_rate(
         shutil.rmtree(_trial_folder(folder, rate) / "checkpoints", ignore_errors=True)
     good = [row for row in rows if row["status"] == "ok"]
     if not good:
-        raise RunError(f"{path}: the model diverged with every learning rate. Try lower ones: adapt.learning_rate")
+        tried = ", ".join(f"{rate:g}" for rate in rates)
+        raise RunError(f"adapt.learning_rate: the model diverged with every one of {tried}. Try lower ones")
     # Small models often answer nothing right at any rate: then the nll tells them apart.
     best = min(good, key=lambda row: (_cost(row, metric), _cost(row, "nll"), float(row["learning_rate"])))
     return float(best["learning_rate"])
@@ -56,6 +57,10 @@ def choose_rate(
 
 def _cost(row: dict[str, Any], metric: str) -> float:
     return float(row[metric]) if metric == "nll" else -float(row[metric])
+
+
+def _trial_folder(folder: Path, rate: float) -> Path:
+    return folder / "sweep" / str(rate)
 
 
 def _tried(trial: Callable[[float, Path], dict[str, Any]], rate: float, folder: Path) -> dict[str, Any]:
