@@ -7,6 +7,7 @@ folder as on one machine, so the same settings and seeds give the same results.
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,15 @@ def run_ray(
     sweep = sweep.resolve()
     space, search = _search(plan)
 
-    def train(config: dict[str, Any]) -> None:
+    template = Trial(sweep / RECIPE_FILE, plan.verb, {}, first_seed, sweep, plan.metric)
+
+    def trainings(config: dict[str, Any]) -> list[Trial]:
         settings = config["settings"] if "settings" in config else _decoded(config, plan)
+        return [replace(template, settings=settings, seed=first_seed + number) for number in range(plan.seeds)]
+
+    def train(config: dict[str, Any]) -> None:
         values = []
-        for number in range(plan.seeds):
-            trial = Trial(sweep / RECIPE_FILE, plan.verb, settings, first_seed + number, sweep, plan.metric)
+        for number, trial in enumerate(trainings(config)):
             outcome = trial.run(_reporter(tune) if number == 0 and plan.stop == "asha" else None, retries)
             values.append(outcome.value)
         good = [value for value in values if value is not None]
@@ -97,13 +102,10 @@ def run_ray(
     finally:
         ray.shutdown()
     for result in found:
-        config = result.config or {}
-        settings = config["settings"] if "settings" in config else _decoded(config, plan)
-        for number in range(plan.seeds):
-            trial = Trial(sweep / RECIPE_FILE, plan.verb, settings, first_seed + number, sweep, plan.metric)
+        for trial in trainings(result.config or {}):
             outcome = trial.recorded() or _lost(trial, plan, result.error)
             if on_done is not None:
-                on_done(settings, outcome)
+                on_done(trial.settings, outcome)
 
 
 _NO_STEP = {"step": 1 << 60, "score": 0.0}

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,6 +63,7 @@ class Trial:
         seed: of the training.
         sweep: the sweep's folder.
         metric: what is compared: ``mean``, or a dotted path into scores.json such as ``after.stream.f1``.
+        command: what runs `taskloom`.
     """
 
     recipe: Path
@@ -71,6 +72,7 @@ class Trial:
     seed: int
     sweep: Path
     metric: str = "mean"
+    command: tuple[str, ...] = field(default_factory=lambda: COMMAND)
 
     @property
     def folder(self) -> Path:
@@ -113,7 +115,7 @@ class Trial:
     def _attempt(self, on_score: Callable[[int, float], bool] | None) -> Outcome:
         if not self._finished():
             log = self._beside(LOG_FILE)
-            command = [*COMMAND, *self.verb.split(), str(self.recipe), *self.overrides()]
+            command = [*self.command, *self.verb.split(), str(self.recipe), *self.overrides()]
             with log.open("wb") as output:
                 process = subprocess.Popen(
                     [*command, "--resume"],
