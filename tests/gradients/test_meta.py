@@ -8,6 +8,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from taskloom.gradients import SGD, Adam, unrolled_meta_gradient
+from taskloom.gradients.meta import UnrolledUpdates
+from taskloom.gradients.weighted_updates import updated_parameters
 from tests.gradients.meta_support import (
     VOCABULARY,
     build,
@@ -35,11 +37,12 @@ def test_it_equals_the_unrolled_graph(make, count):
     assert all(gradient.abs().sum() > 0 for gradient in own)
 
 
+@pytest.mark.parametrize("count", [1, 3, 6])
 @pytest.mark.parametrize("make", [gpt2, llama, neox])
-def test_single_precision(make):
+def test_single_precision(make, count):
     model = build(make, torch.float32, attn_implementation="eager")
-    documents, weights, _ = stream(3, torch.float32)
-    outer = question(model)
+    documents, weights, _ = stream(count, torch.float32, side="left" if count == 3 else "right")
+    outer = question(model, reference=model)
     _, expected = unrolled(model.eval(), documents, weights, outer, 0.3)
     _, found = unrolled_meta_gradient(model, documents, weights, outer, 0.3)
     assert differs(found, expected) < 1e-4
@@ -47,15 +50,23 @@ def test_single_precision(make):
 
 @pytest.mark.parametrize(
     "options",
-    [{"method": "reverse"}, {"checkpoints": "all"}, {"checkpoints": 4}, {"checkpoints": 100, "method": "reverse"}],
+    [
+        {"method": "reverse"},
+        {"method": "forward"},
+        {"checkpoints": "sqrt"},
+        {"checkpoints": "sqrt", "method": "reverse"},
+        {"checkpoints": 1},
+        {"checkpoints": 4},
+        {"checkpoints": 100, "method": "reverse"},
+    ],
 )
 def test_choices_of_how_do_not_change_what(options):
     model = build(llama)
-    documents, weights, _ = stream(5, side="left")
-    expected = unrolled_meta_gradient(model, documents, weights, question(model), 0.3)
+    documents, weights, _ = stream(7, side="left")
+    loss, expected = unrolled(model.eval(), documents, weights, question(model), 0.3)
     found = unrolled_meta_gradient(model, documents, weights, question(model), 0.3, **options)
-    assert found[0] == expected[0]
-    assert differs(found[1], expected[1]) < 1e-10
+    assert found[0] == pytest.approx(loss.item(), rel=1e-12)
+    assert differs(found[1], expected) < 1e-8
 
 
 def test_fused_attention_is_no_obstacle():
@@ -87,16 +98,68 @@ def test_some_parameters_alone():
     assert differs(found, expected) < 1e-8
 
 
-def test_an_adapter():
-    model = get_peft_model(build(llama), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
-    model.double()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [1, 6])
+@pytest.mark.parametrize(
+    ("make", "layers"), [(llama, ["q_proj", "v_proj"]), (gpt2, ["c_attn", "c_proj"]), (neox, ["query_key_value"])]
+)
+def test_an_adapter(make, layers, count, dtype):
+    model = get_peft_model(build(make, dtype), LoraConfig(r=2, target_modules=layers, fan_in_fan_out=make is gpt2)).to(
+        dtype
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
-            nn.init.normal_(parameter)
+            nn.init.normal_(parameter, std=0.1)
+    documents, weights, _ = stream(count, dtype)
+    outer = question(model, reference=model)
+    _, expected = unrolled(model.eval(), documents, weights, outer, 0.1)
+    _, found = unrolled_meta_gradient(model, documents, weights, outer, 0.1)
+    assert differs(found, expected) < (1e-4 if dtype == torch.float32 else 1e-8)
+
+
+@pytest.mark.parametrize("method", ["forward", "reverse"])
+def test_no_graph_is_made_below_what_is_updated(method):
+    model = build(llama)
     documents, weights, _ = stream(3)
+    names = [name for name, _ in model.named_parameters() if ".layers.1." in name]
+    seen = []
+    for layer in model.model.layers:
+        layer.register_forward_hook(lambda _m, _a, out: seen.append(out.requires_grad))
+    unrolled_meta_gradient(model, documents, weights, question(model), 0.3, parameters=names, method=method)
+    assert not any(seen[::2])
+    assert seen[1]
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("method", ["auto", "forward", "reverse"])
+def test_padding_s_row_of_shared_embeddings_is_left_out_by_all_methods(method):
+    """It learns as a row of the vocabulary head, not as an input; real text may have that token, too."""
+    model = build(qwen2)
+    assert model.get_input_embeddings().padding_idx == 0
+    documents, weights, _ = stream(4)
+    for document in documents:
+        document["input_ids"][0, 2] = 0
     _, expected = unrolled(model.eval(), documents, weights, question(model), 0.3)
-    _, found = unrolled_meta_gradient(model, documents, weights, question(model), 0.3)
+    _, found = unrolled_meta_gradient(model, documents, weights, question(model), 0.3, method=method)
     assert differs(found, expected) < 1e-8
+    assert not model.get_input_embeddings()._forward_hooks
+
+
+@pytest.mark.parametrize("lr", [0.3, Adam(0.01)])
+def test_updated_parameters_alone(lr):
+    model = build(gpt2, resid_pdrop=0.3).train()
+    documents, weights, _ = stream(4, rows=2)
+    names = [name for name, _ in model.named_parameters() if ".h.1." in name]
+    expected = UnrolledUpdates(model, documents, weights, lr, parameters=names).parameters
+    found = updated_parameters(model, documents, weights, lr, parameters=names)
+    assert found.keys() == expected.keys() == set(names)
+    own = dict(model.named_parameters())
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-12)
+        assert not torch.equal(value, own[name])
+        assert not value.requires_grad
+        assert own[name].requires_grad
+    assert model.training
 
 
 def test_it_is_the_slope_of_the_outer_loss():
