@@ -1,4 +1,4 @@
-"""A stream applied to a model, against adapting by hand: stopped anywhere, no document counts twice and none is lost."""
+"""A stream applied to a model, against adapting by hand: stopped anywhere, no document counts twice."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def entries(folder):
     return [json.loads(line) for line in (folder / "documents.jsonl").read_text().splitlines()]
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Stands for a kill: nothing of the run catches it."""
 
 
@@ -72,9 +72,9 @@ def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
 def test_killed_after_any_document(tmp_path, last, per_update):
     def die(run):
         if run.counts.applied == last:
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         stream_run(tmp_path, per_update=per_update)(items(TEXTS), die)
     with (tmp_path / "documents.jsonl").open("a") as file:
         file.write('{"step": 99, "na')  # a line that the kill cut short
@@ -151,9 +151,9 @@ def test_a_text_that_was_there_before(tmp_path, deduplicate):
 
     def die(run):
         if run.counts.applied == 3:
-            raise Stop
+            raise StopError
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         stream_run(tmp_path, deduplicate=deduplicate)(items(twice), die)
     run = stream_run(tmp_path, deduplicate=deduplicate)
     counts = run(items(twice))
@@ -165,14 +165,14 @@ def test_a_text_that_was_there_before(tmp_path, deduplicate):
 def test_a_second_pass_is_no_duplicate(tmp_path, last):
     def die(run):
         if run.counts.applied == last:
-            raise Stop
+            raise StopError
 
     def passes(run, on_document=None):
         for epoch in range(2):
             run(items(TEXTS), on_document, epoch)
         return run
 
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         passes(stream_run(tmp_path, per_update=2), die)
     run = passes(stream_run(tmp_path, per_update=2))
     assert run.counts.applied == 14

@@ -107,6 +107,7 @@ def adaptable(recipe: Recipe, model: Any, layers: int | None, field: str) -> Any
             f"adapter.method: {recipe.adapter.method} belongs to training on tasks; updates on documents take none, or "
             "a method of PEFT that can be merged, such as lora"
         )
+    torch.manual_seed(recipe.seed)  # an adapter's initial parameters: a resumed run begins with the same
     adapted: Any = wrapped(model, recipe.adapter, 1, recipe.questions.max_document_length, "CAUSAL_LM")
     if recipe.adapter.method != "none" and not hasattr(adapted, "merge_and_unload"):
         raise RecipeError(f"adapter.method: {recipe.adapter.method} cannot be merged into the model; use lora")
