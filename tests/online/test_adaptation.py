@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers.optimization import Adafactor
 
 from taskloom.online.adaptation import Adaptation, adapt
@@ -143,3 +144,80 @@ def test_what_is_not_finite_changes_nothing():
     (update,) = adapt(model, tokenizer, documents(1), UniformWeighter(float("inf")))
     assert not update.applied
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_text_of_one_token_teaches_nothing():
+    model, tokenizer = tiny_language_model("gpt2"), tiny_tokenizer("gpt2")
+    before = copy.deepcopy(model.state_dict())
+    updates = adapt(model, tokenizer, ["film", "", "the"], UniformWeighter(), learning_rate=0.1, optimizer="sgd")
+    assert [(update.tokens, update.loss) for update in updates] == [(1, 0.0), (1, 0.0)]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_on_padding_count_nothing():
+    tokenizer = tiny_tokenizer("gpt2")
+    (part,) = encoded(["the film was good"], tokenizer)
+    padded = {"input_ids": torch.tensor([[*part["input_ids"][0], 9, 9]]), "attention_mask": torch.ones(1, 6).long()}
+    padded["attention_mask"][0, 4:] = 0
+    models = [tiny_language_model("gpt2") for _ in range(2)]
+    for model, document in zip(models, (part, padded), strict=True):
+        weights = torch.arange(1.0, 1 + document["input_ids"].shape[1])[None]
+        Adaptation(model, lambda *_, w=weights: w, learning_rate=0.1, optimizer="sgd").update(document)
+    first, second = (model.state_dict() for model in models)
+    assert all(torch.allclose(first[name], second[name], atol=1e-7) for name in first)
+
+
+def test_a_gradient_is_clipped_to_the_limit_or_never():
+    tokenizer, texts = tiny_tokenizer("gpt2"), documents(1)
+    moved = {}
+    for limit in (0, 0.5, 1e9):
+        model = tiny_language_model("gpt2")
+        start = [p.detach().clone() for p in model.parameters()]
+        (update,) = adapt(
+            model, tokenizer, texts, UniformWeighter(5), learning_rate=0.1, optimizer="sgd", max_grad_norm=limit
+        )
+        steps = [(p - s).detach().flatten() for p, s in zip(model.parameters(), start, strict=True)]
+        moved[limit] = torch.cat(steps).norm().item() / 0.1
+        assert update.grad_norm == pytest.approx(moved[0], rel=1e-3)
+    assert moved[0] == pytest.approx(moved[1e9])
+    assert moved[0] > 1
+    assert moved[0.5] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_one_that_is_not_finite_is_not_part_of_its_step():
+    class Sometimes(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            return attention_mask * (float("nan") if input_ids[0, 0] == 4 else 1.0)
+
+    tokenizer, texts = tiny_tokenizer("gpt2"), ["a film is good", "the film", "a bad meal"]
+    ours, plain = tiny_language_model("gpt2"), tiny_language_model("gpt2")
+    settings = {"learning_rate": 0.1, "optimizer": "sgd", "documents_per_update": 2}
+    updates = adapt(ours, tokenizer, texts, Sometimes(), **settings)
+    assert tokenizer("the").input_ids == [4]
+    assert [update.applied for update in updates] == [True, False, True]
+    adapt(plain, tokenizer, [texts[0], texts[2]], UniformWeighter(), **settings)
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), plain.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_activations_that_are_recomputed_change_nothing(family):
+    tokenizer, texts = tiny_tokenizer(family), documents(3)
+    saved, recomputed = (tiny_language_model(family, dropout=0.3) for _ in range(2))
+    recomputed.gradient_checkpointing_enable()
+    blocks = recomputed.transformer.h if family == "gpt2" else recomputed.model.layers
+    calls = []
+    blocks[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    for model in (saved, recomputed):
+        adapt(model, tokenizer, texts, Positions(), learning_rate=0.1, optimizer="sgd")
+    assert len(calls) == 2 * len(texts)
+    assert all(torch.equal(a, b) for a, b in zip(saved.parameters(), recomputed.parameters(), strict=True))
+
+
+def test_an_adapter_is_updated_alone():
+    model = get_peft_model(tiny_language_model("llama"), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    before = copy.deepcopy(model.state_dict())
+    adapt(model, tiny_tokenizer("llama"), documents(3), UniformWeighter(), learning_rate=0.1, optimizer="sgd")
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all("lora_" in name for name in changed)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} >= changed

@@ -39,9 +39,9 @@ def questions(texts=TEXTS):
     )
 
 
-def weighter(seed=3, **options):
+def weighter(seed=3, dropout=0.0, **options):
     torch.manual_seed(seed)
-    made = LearnedWeighter(tiny_language_model("gpt2", seed=seed), tokenizer(), width=8, **options)
+    made = LearnedWeighter(tiny_language_model("gpt2", seed=seed, dropout=dropout), tokenizer(), width=8, **options)
     torch.nn.init.normal_(made.head[-1].weight, std=0.5)  # so that the body has a gradient in the first step
     return made
 
@@ -198,7 +198,7 @@ def test_it_learns_which_tokens_matter():
 def test_going_on_is_not_having_stopped(tmp_path, stop, inner):
     options = {"accumulation": 1, "max_steps": 4, "checkpoint_every": 1, "inner_optimizer": inner, "inner_lr": 0.01}
     base = tiny_language_model("gpt2", seed=9)
-    whole, torn = weighter(), weighter()
+    whole, torn = weighter(dropout=0.2), weighter(dropout=0.2)
     trained(whole, base, tmp_path / "whole", **options, keep_checkpoints=9)
     shutil.copytree(tmp_path / "whole", tmp_path / "torn")
     for step in range(stop + 1, 5):
