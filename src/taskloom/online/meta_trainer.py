@@ -124,10 +124,12 @@ class MetaTrainer(StagedTrainer):
         inputs = cast("dict[str, Any]", self._prepare_inputs(inputs))
         step = self.state.global_step
         self._step, self._batch = step, self._batch + 1 if step == self._step else 0
+        # Each process has batches of its own: together they draw what one process would draw for all of them.
+        place = self._batch * self.accelerator.num_processes + self.accelerator.process_index
         steps = self.current_gradient_accumulation_steps
         with self.accelerator.autocast():
             weights = model(**inputs["documents"])
-            outer = self._outer_loss(inputs, self.locality.draw((self.args.seed, step, self._batch)))
+            outer = self._outer_loss(inputs, self.locality.draw((self.args.seed, step, place)))
             with torch.no_grad():
                 before = answer_nll(self.base, inputs["questions"])
             parts, given = self._updates(inputs["documents"], weights)

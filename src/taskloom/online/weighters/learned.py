@@ -133,7 +133,8 @@ class LearnedWeighter(nn.Module):
         # never looks at padding.
         order = torch.argsort(mask.int(), dim=1, descending=True, stable=True)
         real = mask.gather(1, order)
-        ids = input_ids.gather(1, order).masked_fill(~real, 0)
+        # Any identifier would do behind them, but transformers warns of padding without a mask.
+        ids = input_ids.gather(1, order).masked_fill(~real, int(self.body.config.pad_token_id == 0))
         width = max(int(mask.sum(dim=1).max()), 1)
         parameter = next(self.head.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_base):
