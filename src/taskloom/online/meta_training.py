@@ -66,7 +66,8 @@ def meta_train(
 
     Args:
         weighter: a `taskloom.online.LearnedWeighter` for ids of `tokenizer`.
-        base: the causal language model that is updated; it is left as it was.
+        base: the causal language model that is updated; its parameters are left as they were, and it stays in
+            evaluation mode.
         tokenizer: of the base model.
         train: documents with questions.
         dev: documents with questions whose outer loss chooses the best weighter; of other documents than `train`.
