@@ -117,7 +117,8 @@ class QATrainer(StagedTrainer):
         history = evaluations(self.state)
         for metric in self.kept:
             found = best_value(history, metric)
-            if found is not None and found.step == self.state.global_step and self.args.should_save:
+            keeps = self.args.should_save or self.best.folder is None  # on disk once, in memory in each process
+            if found is not None and found.step == self.state.global_step and keeps:
                 self.best.keep(metric)
         if is_out_of_patience(history, self.stop_on, self.patience):
             self.control.should_training_stop = self.control.should_save = True

@@ -170,6 +170,7 @@ def tune_qa(
     history = evaluations(state)
     found = {metric: best_value(history, metric) for metric in metrics}
     chosen = deciding_metric(history, stop_on)
+    trainer.accelerator.wait_for_everyone()
     if found[chosen] is not None:  # without a finite value, nothing was kept
         trainer.best.restore(chosen)
     best = {metric: value for metric, value in found.items() if value is not None}
