@@ -1,7 +1,4 @@
-"""kill -9 at a chosen call of a chosen function, in a process of its own that imports everything once for all tests.
-
-Such as ``with killer() as kill: kill("taskloom.storage.write_atomically", 3, ["train", "tiny.yaml"], folder)``.
-"""
+"""kill -9 at a chosen call of a chosen function, in processes forked from one that has imported everything."""
 
 import functools
 import importlib

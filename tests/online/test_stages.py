@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from typing import get_args
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from taskloom.online.encode import encode_documents
 from taskloom.online.questions import QuestionSet
 from taskloom.online.stages.adapt import AdaptStage, adapt_stage
 from taskloom.online.stages.meta import meta_train_stage
-from taskloom.online.stages.parts import build_weighter, read_role, stage_folder
+from taskloom.online.stages.parts import Stage, build_weighter, read_role, stage_folder
 from taskloom.online.stages.sweep import choose_rate
 from taskloom.online.stages.tune import tune
 from taskloom.online.stream_run import DivergedError
@@ -190,7 +191,7 @@ def test_light_tuning_and_passes_killed(trained, tmp_path, adapter):
 # What a run is
 
 
-def by_hand(trained, settings, texts, base="lm", weighter=None, **options):
+def by_hand(trained, texts, base="lm", weighter=None, **options):
     folder = trained / base
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -209,16 +210,16 @@ def test_the_model_is_the_one_adapted_by_hand(trained, tmp_path):
         recipe = load_recipe("r.yaml")
     texts = [document.text for document in read_role(recipe, "stream", "adapt").stream(None, 0).documents]
     run = stage(folder, "adapt", *BASE)
-    assert agrees(weights(run), by_hand(trained, recipe, texts))
+    assert agrees(weights(run), by_hand(trained, texts))
     scaled = stage(folder, "adapt", *BASE, "adapt.loss_length=100", "output=other")
-    assert agrees(weights(scaled), by_hand(trained, recipe, texts, loss_length=100))
+    assert agrees(weights(scaled), by_hand(trained, texts, loss_length=100))
     assert not agrees(weights(scaled), weights(run))
     tuned = trained / "runs/r/tune-qa/best-nll"
     learned = LearnedWeighter.load(
         trained / "runs/r/meta-train/weighter", for_tokenizer=AutoTokenizer.from_pretrained(tuned)
     )
     run = stage(folder, "adapt", "answers.generate=false")
-    assert agrees(weights(run), by_hand(trained, recipe, texts, "runs/r/tune-qa/best-nll", learned))
+    assert agrees(weights(run), by_hand(trained, texts, "runs/r/tune-qa/best-nll", learned))
     assert sorted(run.read_scores()["before"]) == ["stream", "unrelated"]
     assert sorted(run.read_scores()["before"]["stream"]) == ["nll"]
 
@@ -343,7 +344,7 @@ def test_the_folders_of_stages_belong_together(trained, monkeypatch):
 
     def folders(*settings):
         recipe = load_recipe("r.yaml", list(settings))
-        return [str(stage_folder(recipe, verb).relative_to(trained)) for verb in RUNS]
+        return [str(stage_folder(recipe, verb).relative_to(trained)) for verb in get_args(Stage)]
 
     assert folders() == ["runs/r/tune-qa", "runs/r/meta-train", "runs/r/adapt-learned"]
     assert folders("output=adapt-study") == [
@@ -381,17 +382,15 @@ def test_a_run_that_diverged_can_be_mended_in_its_folder(trained, tmp_path):
 
 def test_a_mistake_in_a_long_stream_costs_nothing_that_was_done(trained, tmp_path):
     folder = copy(trained, tmp_path / "p")
-    stream = folder / "s.txt"
     lines = [document.text for document in read_rows(folder, "stream")]
     source = folder / "news.jsonl"
     rows = [json.dumps({"text": text}) for text in lines]
     source.write_text("\n".join([*rows[:5], "{", *rows[5:]]) + "\n")
-    stream.unlink(missing_ok=True)
     with pytest.raises(UserError, match=r"news\.jsonl:6"):
         stage(folder, "adapt", *BASE, documents="news.jsonl", strict=True)
     source.write_text("\n".join(rows) + "\n")
     run = stage(folder, "adapt", *BASE, documents="news.jsonl", strict=True, resume=True)
-    assert agrees(weights(run), by_hand(trained, None, lines))
+    assert agrees(weights(run), by_hand(trained, lines))
 
 
 def read_rows(folder, role):
