@@ -26,7 +26,6 @@ from studies.camels import (
     STREAMS,
     TOKENS,
     WEIGHTERS,
-    choose_optimizer,
     choose_setting,
     make_weighter,
     read,
@@ -61,6 +60,7 @@ def summary(of_weighter: list[Run], before: list[Run]) -> dict[str, Any]:
         return [after["scores"][name] - first["scores"][name] for after, first in zip(of_weighter, before, strict=True)]
 
     return {
+        "optimizer": of_weighter[0]["optimizer"],
         "rate": of_weighter[0]["rate"],
         "nll": [run["scores"]["nll"] for run in of_weighter],
         "f1": [run["scores"]["f1"] for run in of_weighter],
@@ -187,15 +187,12 @@ def report(data: Path, runs: Path) -> None:
             "against none": {name: difference(of_weighter[name], before) for name in adapted},
         }
         print_tables(base, summaries[base], result[base])
-    optimizer = choose_optimizer(data, runs)
-    tried = {name: [optimizer] for name in found[META_BASE] if name != "none"} | {"uniform": list(RATES)}
-    result["validation nll"] = {
-        "none": run_stream(data, runs, META_BASE, "none", NO_SETTING, "validation")["scores"]["nll"]
-    } | {
-        f"{name} {each}": {f"{rate:g}": nll for (_, rate), nll in validated(data, runs, META_BASE, name, each).items()}
-        for name, optimizers in tried.items()
-        for each in optimizers
-    }
+    validation = {"none": run_stream(data, runs, META_BASE, "none", NO_SETTING, "validation")["scores"]["nll"]}
+    for name in found[META_BASE].keys() - {"none"}:
+        for optimizer in RATES:
+            for (_, rate), nll in validated(data, runs, META_BASE, name, optimizer).items():
+                validation[f"{name}, {optimizer} {rate:g}"] = nll
+    result["validation nll"] = dict(sorted(validation.items()))
     weighters = [name for name in WEIGHTERS if name in next(iter(found.values())) and name != "uniform"]
     result["weights"] = draw_weights(data, runs, weighters)
     draw_gains(summaries)
@@ -209,7 +206,7 @@ def print_tables(base: str, rows: dict[str, Any], found: dict[str, Any]) -> None
     for name, row in rows.items():
         by_stream = ", ".join(f"{value:.3f}" for value in row["nll"])
         cells = [cell(row[key]) for key in ("nll gain", "f1", "f1 gain", "exact_match", "unrelated nll gain")]
-        print(f"| {name} | {row['rate']:g} | {by_stream} | {' | '.join(cells)} |")
+        print(f"| {name} | {row['optimizer']} {row['rate']:g} | {by_stream} | {' | '.join(cells)} |")
     print("\n| lower nll | by stream | mean | p over streams | p over paragraphs |\n| --- | --- | --- | --- | --- |")
     differences = found["differences"] | {f"{name} - none": each for name, each in found["against none"].items()}
     for pair, each in differences.items():
