@@ -214,8 +214,18 @@ class LearnedWeighter(nn.Module):
         tensors = read_tensors(folder)
         config = copy.deepcopy(settings.pop("body"))
         model_type = config.pop("model_type", None)
+        kind = f"a weighter with a {model_type} body"
         try:
-            body = AutoModel.from_config(AutoConfig.for_model(model_type, **config), attn_implementation=attention)
+            described = AutoConfig.for_model(model_type, **config)
+            with torch.device("meta"):  # a wrong config.json may describe a model that no memory holds
+                shapes = AutoModel.from_config(described, attn_implementation=attention).state_dict()
+            own = {f"body.{name}": value for name, value in shapes.items()}
+            _refuse_others(
+                folder, kind, own, {name: value for name, value in tensors.items() if name.startswith("body.")}
+            )
+            body = AutoModel.from_config(described, attn_implementation=attention)
+        except RunError:
+            raise
         except ValueError as error:
             raise RunError(f"{folder}/config.json: body: {str(error).splitlines()[0]}") from error
         try:
@@ -223,7 +233,7 @@ class LearnedWeighter(nn.Module):
         except UserError as error:
             raise RunError(f"{folder}: holds no tokenizer of the weighter. Copy the whole folder.") from error
         weighter = cls(body, tokenizer, for_tokenizer=for_tokenizer, **settings)
-        _refuse_others(folder, f"a weighter with a {model_type} body", weighter.state_dict(), tensors)
+        _refuse_others(folder, kind, weighter.state_dict(), tensors)
         body.to(next(tensor.dtype for name, tensor in tensors.items() if name.startswith("body.")))
         weighter.head.to(tensors["head.0.weight"].dtype)
         weighter.load_state_dict(tensors)
