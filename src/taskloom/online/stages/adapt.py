@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -173,10 +172,10 @@ class AdaptStage:
         if self.recipe.light_tuning.enabled:
             self._light_tuning(run.path)
         after = self._answered(run.path, "after", self.console)
-        if not all(math.isfinite(metrics["nll"] or math.nan) for metrics in after.values()):
+        if any(metrics["nll"] is None for metrics in after.values()):  # as what is not finite is written
             raise DivergedError(
-                f"{run.path}: the adapted model's nll is not finite: it has diverged. Lower adapt.learning_rate, and choose "
-                "another folder with output=FOLDER"
+                f"{run.path}: the adapted model's nll is not finite: it has diverged. Lower adapt.learning_rate, and "
+                "choose another folder with output=FOLDER"
             )
         with staged_folder(run.model_folder) as folder:
             merged: Any = self.model.merge_and_unload() if isinstance(self.model, PeftModel) else self.model
