@@ -15,6 +15,7 @@ from taskloom.online.encode import QACollator
 from taskloom.online.meta_batches import LocalityTexts, MetaCollator, MetaRows
 from taskloom.online.meta_trainer import MetaTrainer
 from taskloom.online.meta_training import meta_train
+from taskloom.online.outer_loss import answer_nll
 from taskloom.online.questions import Document, Question, QuestionSet
 from taskloom.online.trained_parameters import trained_parameters
 from taskloom.online.trainings import training_arguments
@@ -340,6 +341,17 @@ def test_the_log_has_means_since_the_last_entry(tmp_path):
         for name in ("loss", "nll", "nll_gain", "kl"):
             assert entry[name] == pytest.approx((first[name] + second[name]) / 2, rel=1e-4, abs=1e-6)
         assert entry["loss"] == pytest.approx(entry["nll"] + 0.3 * entry["kl"], rel=1e-4)
+
+
+def test_the_gain_is_what_the_updates_lower_the_nll_by(tmp_path):
+    base = base_model()
+    made = trainer(tmp_path, weighter(), base)
+    made.train()
+    (entry,) = (entry for entry in made.state.log_history if "nll" in entry)
+    made.reset_base()
+    before = answer_nll(base, batch_of(made, next(iter(made.batches)))["questions"]).item()
+    assert entry["nll_gain"] == pytest.approx(before - entry["nll"], rel=1e-4)
+    assert abs(entry["nll_gain"]) > 1e-3
 
 
 # --- precision
