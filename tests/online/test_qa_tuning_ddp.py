@@ -1,7 +1,5 @@
 """Two processes with halves of a batch each make the steps of one process with the whole."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -9,17 +7,11 @@ from safetensors.torch import load_file
 
 from tests.online.qa_tuning_processes import qa_tuned
 from tests.online.test_qa_tuning import tiny_language_model
-
-ROOT = Path(__file__).parents[2]
+from tests.two_processes import launch
 
 
 def test_two_processes_make_the_steps_of_one(tmp_path: Path) -> None:
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
-    launch += ["--main_process_port=0", "--mixed_precision=no", "--dynamo_backend=no"]
-    program = ["-m", "tests.online.qa_tuning_processes", str(tmp_path / "model.safetensors")]
-    command = [sys.executable, *launch, *program]
-    done = subprocess.run(command, cwd=ROOT, check=False, timeout=240, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    launch("tests.online.qa_tuning_processes", str(tmp_path / "model.safetensors"))
     two, one = load_file(tmp_path / "model.safetensors"), qa_tuned(batch_size=4)
     before = tiny_language_model("gpt2", seed=2).state_dict()
     assert max((one[name] - before[name]).abs().max() for name in one) > 1e-3
