@@ -132,7 +132,8 @@ def draw_weights(data: Path, runs: Path, weighters: list[str]) -> dict[str, Any]
     tokenizer = tokenizer_of(runs)
     texts = [document.text for part in STREAMS for document in stream(data, runs, part).documents]
     shown = texts[1]
-    images, found = [], {}
+    images, all_values = [], {}
+    found: dict[str, Any] = {}
     for name in weighters:
         weighter = make_weighter(data, runs, name)
         rows = []
@@ -140,7 +141,7 @@ def draw_weights(data: Path, runs: Path, weighters: list[str]) -> dict[str, Any]
             ids = torch.tensor([tokenizer(text, truncation=True, max_length=TOKENS)["input_ids"]])
             with torch.no_grad():
                 rows.append(weighter(ids, torch.ones_like(ids))[0, 1:].numpy())
-        values = np.concatenate(rows)
+        values = all_values[name] = np.concatenate(rows)
         found[name] = {
             "mean": float(values.mean()),
             "std": float(values.std()),
@@ -153,6 +154,12 @@ def draw_weights(data: Path, runs: Path, weighters: list[str]) -> dict[str, Any]
         path = runs / f"weights-{name}.png"
         token_weights_png(TokenWeights.from_ids(name, ids, weights, tokenizer), path)
         images.append(imread(path))
+    if {"salient", "learned"} <= found.keys():
+        named = all_values["salient"] > 0
+        found["learned"] |= {
+            "mean on named entities": float(all_values["learned"][named].mean()),
+            "mean elsewhere": float(all_values["learned"][~named].mean()),
+        }
     with rc_context(STYLE):
         heights = [image.shape[0] / 150 for image in images]
         figure = Figure(figsize=(images[0].shape[1] / 150, sum(heights)), facecolor="white")
