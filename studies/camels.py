@@ -144,8 +144,7 @@ def tune(data: Path, runs: Path, base: str) -> None:
     train, dev = (articles(data, runs, part) for part in ("qa_train", "qa_dev"))
     if blocks < BASES["whole"]:
         texts = [document.text for document in train.stream(320, seed=0).documents]
-        adapt(model, tokenizer, texts, UniformWeighter(), learning_rate=1e-4, documents_per_update=8, layers=2 * LAYERS)
-        model.requires_grad_(True)
+        adapt(model, tokenizer, texts, UniformWeighter(), learning_rate=1e-4, documents_per_update=8)
     chosen = trained_parameters(model, LAYERS)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)

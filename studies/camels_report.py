@@ -213,7 +213,8 @@ def print_tables(base: str, rows: dict[str, Any], found: dict[str, Any]) -> None
     for name, row in rows.items():
         by_stream = ", ".join(f"{value:.3f}" for value in row["nll"])
         cells = [cell(row[key]) for key in ("nll gain", "f1", "f1 gain", "exact_match", "unrelated nll gain")]
-        print(f"| {name} | {row['optimizer']} {row['rate']:g} | {by_stream} | {' | '.join(cells)} |")
+        setting = f"{row['optimizer']} {row['rate']:g}" if row["rate"] else ""
+        print(f"| {name} | {setting} | {by_stream} | {' | '.join(cells)} |")
     print("\n| lower nll | by stream | mean | p over streams | p over paragraphs |\n| --- | --- | --- | --- | --- |")
     differences = found["differences"] | {f"{name} - none": each for name, each in found["against none"].items()}
     for pair, each in differences.items():
