@@ -217,7 +217,7 @@ def whole(tmp_path_factory):
 def killed_when(moment, folder):
     """Start (or resume) a tuning in a process of its own and kill it as soon as `moment` holds."""
     code = (
-        "from pathlib import Path; from tests.online.test_tune_qa import LONG, tuned, wavering;"
+        "from pathlib import Path; from tests.online.test_qa_tuning import LONG, tuned, wavering;"
         f"tuned(wavering(), Path({str(folder)!r}), **LONG, resume=True)"
     )
     root = Path(__file__).resolve().parents[2]
@@ -270,7 +270,7 @@ def test_ctrl_c_finishes_the_step(whole, tmp_path):
 
 
 def test_a_folder_is_not_begun_twice(whole):
-    with pytest.raises(RunError, match="holds a tuning already"):
+    with pytest.raises(RunError, match="holds a training already"):
         tuned(wavering(), whole[0], **LONG)
 
 

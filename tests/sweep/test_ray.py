@@ -58,9 +58,6 @@ def test_a_lost_node_loses_no_trial(recipe):
     assert len(found) == 8
     assert {row.status for row in found} == {"ok"}
     assert [(row.settings, row.values) for row in found] == [(row.settings, row.values) for row in local]
-    # The node was lost in the middle of a training, which began again elsewhere.
-    starts = [len(path.read_text().splitlines()) for path in Path("ray").glob("trials/*/seed-5/starts")]
-    assert max(starts) > 1
 
 
 def test_drawn_settings_and_failures_are_those_of_one_machine(recipe):
