@@ -56,6 +56,8 @@ UNRELATED = 8  # every eighth question of qa_dev is asked after a stream: what e
 #: Base models: how many of the 30 blocks. The second one's documents and questions are the same, not its parameters.
 BASES = {"whole": 30, "short": 12}
 META_BASE = "whole"
+#: The whole model before it is tuned on questions: other parameters, for which nothing was chosen anew.
+UNTUNED = "pretrained"
 WEIGHTERS = ("uniform", "salient", "tfidf", "learned")
 #: Of adaptation: optimizers with their rates, of which each weighter gets what is best on the validation stream.
 RATES = {"sgd": (3e-3, 1e-2, 3e-2, 1e-1), "adam": (1e-5, 3e-5, 1e-4)}
@@ -278,7 +280,7 @@ def make_weighter(data: Path, runs: Path, name: str) -> Any:
 def run_stream(data: Path, runs: Path, base: str, weighter: str, setting: Setting, part: str) -> dict[str, Any]:
     """Adapt a base model to a stream and ask its questions; `weighter` "none" only asks.
 
-    Answers are generated on test streams alone.
+    Answers are generated on test streams alone, and by tuned models.
     """
     optimizer, rate = setting
     path = runs / "streams" / f"{base}-{weighter}-{optimizer}-{rate:g}-{part.replace(' ', '')}.json"
@@ -298,7 +300,7 @@ def run_stream(data: Path, runs: Path, base: str, weighter: str, setting: Settin
                 layers=LAYERS,
                 max_length=TOKENS,
             )
-        scores = ask(model, tokenizer, documents.questions, generate=part in STREAMS)
+        scores = ask(model, tokenizer, documents.questions, generate=part in STREAMS and base != UNTUNED)
         paragraphs = [number for number, each in enumerate(documents.documents) for _ in each.questions]
         rows = [
             {"paragraph": paragraph, "nll": each.nll, "tokens": each.tokens, "answer": each.generations[:1]}
@@ -356,11 +358,19 @@ def streams(data: Path, runs: Path, base: str, weighters: tuple[str, ...]) -> No
             run_stream(data, runs, base, weighter, setting, part)
 
 
+def untuned(data: Path, runs: Path) -> None:
+    """Read the test streams with the model as it was before tuning, at the settings that were chosen for the other."""
+    for part in STREAMS:
+        run_stream(data, runs, UNTUNED, "none", NO_SETTING, part)
+        for weighter in ("uniform", "learned", "salient"):
+            run_stream(data, runs, UNTUNED, weighter, choose_setting(data, runs, weighter), part)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--runs", type=Path, default=Path("runs/camels"))
-    stages = ("tune", "tune-short", "meta", "baselines", "learned", "transfer-baselines", "transfer")
+    stages = ("tune", "tune-short", "meta", "baselines", "learned", "untuned", "transfer-baselines", "transfer")
     parser.add_argument("--stage", choices=stages, nargs="+", default=list(stages))
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -377,6 +387,8 @@ def main() -> None:
         streams(data, runs, "whole", baselines)
     if "learned" in wanted:
         streams(data, runs, "whole", ("learned",))
+    if "untuned" in wanted:
+        untuned(data, runs)
     if "transfer-baselines" in wanted:
         streams(data, runs, "short", baselines)
     if "transfer" in wanted:

@@ -25,6 +25,7 @@ from studies.camels import (
     RATES,
     STREAMS,
     TOKENS,
+    UNTUNED,
     WEIGHTERS,
     choose_setting,
     make_weighter,
@@ -59,14 +60,16 @@ def summary(of_weighter: list[Run], before: list[Run]) -> dict[str, Any]:
     def gains(name: str) -> list[float]:
         return [after["scores"][name] - first["scores"][name] for after, first in zip(of_weighter, before, strict=True)]
 
+    # An untuned model is not asked for answers.
+    generated = all("f1" in run["scores"] for run in (*of_weighter, *before))
+    answers = {name: [run["scores"][name] for run in of_weighter] for name in ("f1", "exact_match") if generated}
     return {
         "optimizer": of_weighter[0]["optimizer"],
         "rate": of_weighter[0]["rate"],
         "nll": [run["scores"]["nll"] for run in of_weighter],
-        "f1": [run["scores"]["f1"] for run in of_weighter],
-        "exact_match": [run["scores"]["exact_match"] for run in of_weighter],
+        **answers,
         "nll gain": [-value for value in gains("nll")],
-        "f1 gain": gains("f1"),
+        **({"f1 gain": gains("f1")} if generated else {}),
         "unrelated nll gain": [
             b["unrelated nll"] - a["unrelated nll"] for a, b in zip(of_weighter, before, strict=True)
         ],
@@ -115,7 +118,7 @@ def draw_gains(summaries: dict[str, dict[str, Any]]) -> None:
                 axes.scatter([place + 0.15 * (n - 1) for n in range(len(values))], values, color=COLOURS[name], s=18)
             axes.axhline(0, color="black", lw=0.8)
             axes.set_xticks(range(len(names)), names)
-            axes.set_title(f"{base} ({BASES[base]} blocks)")
+            axes.set_title("before tuning on questions" if base == UNTUNED else f"{base} ({BASES[base]} blocks)")
             axes.set_ylabel("nll gain (nats a token)")
         save_figure(figure, RESULTS / "camels-gains.png")
 
@@ -177,8 +180,8 @@ def draw_weights(data: Path, runs: Path, weighters: list[str]) -> dict[str, Any]
 def report(data: Path, runs: Path) -> None:
     """Write results and plots to `studies/results` and print the tables."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    found = {base: runs_of for base in BASES if "none" in (runs_of := finished(data, runs, base))}
-    result: dict[str, Any] = {"tuning": {base: read(runs / f"{base}.json") for base in found}}
+    found = {base: runs_of for base in (*BASES, UNTUNED) if "none" in (runs_of := finished(data, runs, base))}
+    result: dict[str, Any] = {"tuning": {base: read(runs / f"{base}.json") for base in found if base in BASES}}
     for name in ("inner", "meta"):
         result[name] = read(runs / f"{name}.json") if (runs / f"{name}.json").exists() else None
     summaries: dict[str, dict[str, Any]] = {}
@@ -212,7 +215,7 @@ def print_tables(base: str, rows: dict[str, Any], found: dict[str, Any]) -> None
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, row in rows.items():
         by_stream = ", ".join(f"{value:.3f}" for value in row["nll"])
-        cells = [cell(row[key]) for key in ("nll gain", "f1", "f1 gain", "exact_match", "unrelated nll gain")]
+        cells = [cell(row.get(key)) for key in ("nll gain", "f1", "f1 gain", "exact_match", "unrelated nll gain")]
         setting = f"{row['optimizer']} {row['rate']:g}" if row["rate"] else ""
         print(f"| {name} | {setting} | {by_stream} | {' | '.join(cells)} |")
     print("\n| lower nll | by stream | mean | p over streams | p over paragraphs |\n| --- | --- | --- | --- | --- |")
@@ -223,8 +226,8 @@ def print_tables(base: str, rows: dict[str, Any], found: dict[str, Any]) -> None
         print(f"| {pair} | {by_stream} | {each['mean']:+.3f} | {p_values} |")
 
 
-def cell(values: list[float]) -> str:
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+def cell(values: list[float] | None) -> str:
+    return "" if values is None else f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
 def main() -> None:
