@@ -10,6 +10,7 @@ import taskloom
 from taskloom.cli.affinity import affinity
 from taskloom.cli.auxiliary import auxiliary
 from taskloom.cli.demo import demo
+from taskloom.cli.doctor import doctor
 from taskloom.cli.errors import plain_errors, show_warnings
 from taskloom.cli.evaluate import evaluate
 from taskloom.cli.group import group
@@ -39,6 +40,7 @@ app.command(no_args_is_help=True)(sweep)
 app.command()(tasks)
 app.command()(recipes)
 app.command()(demo)
+app.command()(doctor)
 
 
 def _print_version(asked: bool) -> None:

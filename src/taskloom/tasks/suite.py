@@ -1,11 +1,11 @@
 """`TaskSuite`: the tasks of one model in a fixed order, with their data read and checked."""
 
-import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from taskloom.cache import cache_folder
 from taskloom.errors import DataError, did_you_mean
 from taskloom.evaluation.metrics import metric_complaint
 from taskloom.tasks.archives import is_archive, unpack
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["TaskSuite"]
 
 #: Environment variable that names the cache folder.
-CACHE_VARIABLE = "TASKLOOM_CACHE"
 
 
 class TaskSuite:
@@ -235,11 +234,6 @@ class TaskSuite:
         """
         task = self[name]
         return read_inputs(task, read_table(Path(path), delimiter=task.delimiter, quoting=task.quoting))
-
-
-def cache_folder(cache_dir: Path | str | None = None) -> Path:
-    """Return the folder for what can be computed again: `cache_dir`, ``$TASKLOOM_CACHE`` or ``~/.cache/taskloom``."""
-    return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or "~/.cache/taskloom").expanduser()
 
 
 def _refuse_repeated_names(tasks: Sequence[Task]) -> None:
