@@ -1,0 +1,189 @@
+"""What stands in for what a page speaks of: tiny models in folders called like models of the hub, small data, variables.
+
+`models` are made once for all pages. A page's own files and variables are made by the function that
+`@stands_in(page, block)` names: it runs in the page's folder before the given Python block (0, the first, also comes
+before all other blocks), and what it returns are variables.
+"""
+
+import csv
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from taskloom.auxiliary import ObjectiveWeights, SearchSpace
+from taskloom.auxiliary.history import WeightLog
+from tests.adapters.language_models import language_model
+from tests.online.small_tokenizers import small_tokenizer
+from tests.tiny import NEGATIVE, POSITIVE, sentence, tiny_encoder, write_jsonl
+from tests.tiny_language import tiny_tokenizer
+
+__all__ = ["STAND_INS", "make_models", "stance_data"]
+
+STAND_INS: dict[tuple[str, int], Callable[[Path], dict[str, Any]]] = {}
+
+Maker = Callable[[Path], dict[str, Any]]
+
+
+def stands_in(page: str, block: int = 0) -> Callable[[Maker], Maker]:
+    def register(make: Maker) -> Maker:
+        STAND_INS[page, block] = make
+        return make
+
+    return register
+
+
+def make_models(folder: Path) -> None:
+    """Save tiny models and tokenizers under the names that the pages use; transformers takes a folder for its name."""
+    for name in ("bert-base-cased", "roberta-base"):
+        tiny_encoder(folder / name, layers=12)
+    for name in ("google/t5-v1_1-base", "google/t5-base-lm-adapt", "google/t5-large-lm-adapt"):
+        language_model("t5-gated", dtype=torch.float32).save_pretrained(str(folder / name))
+        tiny_tokenizer("t5").save_pretrained(str(folder / name))
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    for name, kind, layers in (
+        ("HuggingFaceTB/SmolLM2-135M", "byte_level", 16),
+        ("Qwen/Qwen2.5-0.5B", "sentencepiece", 4),
+    ):
+        tokenizer = small_tokenizer(kind)
+        torch.manual_seed(0)
+        config = LlamaConfig(vocab_size=len(tokenizer), num_hidden_layers=layers, **sizes)
+        LlamaForCausalLM(config).save_pretrained(str(folder / name))
+        tokenizer.save_pretrained(str(folder / name))
+
+
+def stance_data(folder: Path, rows: int = 24) -> None:
+    """Write stance/{train,dev,test}, as CSV and as JSON lines."""
+    rng = random.Random(0)
+    for split, count in {"train": rows, "dev": rows // 2, "test": 6}.items():
+        lines = []
+        for number in range(count):
+            label = ("against", "favor", "none")[number % 3]
+            word = {"against": NEGATIVE, "favor": POSITIVE, "none": ["film"]}[label][0]
+            text = f"{sentence(rng, 4)} {word}"
+            lines.append({"target": "book", "tweet": text, "text": text, "label": label})
+        write_jsonl(folder / f"stance/{split}.jsonl", lines)
+        with (folder / f"stance/{split}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(lines[0]))
+            writer.writeheader()
+            writer.writerows(lines)
+
+
+def loaders(size: int) -> dict[str, DataLoader]:
+    return {
+        name: DataLoader(TensorDataset(torch.randn(size, 4), torch.arange(size) % 3), batch_size=5)
+        for name in ("first", "second", "third")
+    }
+
+
+def tokens(end: int = 20) -> dict[str, torch.Tensor]:
+    ids = torch.arange(3 * 14).remainder(end - 4).add(4).view(3, 14)
+    mask = torch.ones_like(ids)
+    return {
+        **{"input_ids": ids, "attention_mask": mask, "labels": ids, "tokens": ids, "mask": mask},
+        **{"prompts": ids, "prompt_mask": mask, "task_ids": torch.tensor([0, 3, 1])},
+    }
+
+
+@stands_in("README.md")
+def readme(folder: Path) -> dict[str, Any]:
+    stance_data(folder)
+    (folder / "news").mkdir()
+    (folder / "harbour.yaml").write_text("model: {path: HuggingFaceTB/SmolLM2-135M}\nquestions: {stream: own.jsonl}\n")
+    return {}
+
+
+@stands_in("README.md", 1)
+@stands_in("docs/methods/grad-tag.md")
+def own_model(folder: Path) -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {
+        "model": nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)),
+        "output_fn": lambda outputs, batch: outputs.gather(1, batch[1][:, None])[:, 0],
+        "train_loaders": loaders(12),
+        "validation_loaders": loaders(9),
+    }
+
+
+@stands_in("README.md", 2)
+def encoder(folder: Path) -> dict[str, Any]:
+    return {"encoder": transformers.AutoModel.from_pretrained("bert-base-cased"), **tokens()}
+
+
+@stands_in("README.md", 3)
+def encoder_decoder(folder: Path) -> dict[str, Any]:
+    return {"t5": language_model("t5-gated", dtype=torch.float32), **tokens()}
+
+
+@stands_in("docs/methods/ca-mtl.md")
+@stands_in("docs/methods/hyperdecoders.md")
+def inputs(folder: Path) -> dict[str, Any]:
+    return tokens()
+
+
+@stands_in("docs/methods/grad-tag.md", 1)
+def graph(folder: Path) -> dict[str, Any]:
+    """Twenty communities of fifteen nodes each, in SNAP's layout."""
+    rng, size, count = random.Random(0), 15, 20
+    near = [(node, node // size * size + rng.randrange(size)) for node in range(size * count) for _ in range(4)]
+    far = [(rng.randrange(size * count), rng.randrange(size * count)) for _ in range(150)]
+    edges = sorted({(min(pair), max(pair)) for pair in near + far if pair[0] != pair[1]})
+    (folder / "com-amazon").mkdir()
+    (folder / "com-amazon/edges.txt").write_text("".join(f"{first} {second}\n" for first, second in edges))
+    groups = (" ".join(map(str, range(start, start + size))) for start in range(0, size * count, size))
+    (folder / "com-amazon/communities.txt").write_text("".join(f"{line}\n" for line in groups))
+    return {}
+
+
+@stands_in("docs/methods/meta_gradients.md")
+def documents(folder: Path) -> dict[str, Any]:
+    model = LlamaForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M")
+    ids = [torch.randint(4, 300, (1, 6), generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    embedding = nn.Embedding(400, 1)
+    return {
+        "model": model,
+        "documents": [{"input_ids": each, "attention_mask": torch.ones_like(each)} for each in ids],
+        "weighter": lambda input_ids, attention_mask: embedding(input_ids)[..., 0].exp(),
+        "outer_loss": lambda updated: updated(input_ids=ids[0], labels=ids[0]).loss,
+    }
+
+
+@stands_in("docs/auxiliary.md")
+def learned_weights(folder: Path) -> dict[str, Any]:
+    stance_data(folder / "data")
+    weights = ObjectiveWeights(SearchSpace.named("tapt"), primary_lr=0.1, auxiliary_lr=0.1)
+    (folder / "runs/stance").mkdir(parents=True)
+    WeightLog(folder / "runs/stance/objective_weights.csv").append(10, weights)
+    return {}
+
+
+@stands_in("docs/text-to-text.md")
+def moods(folder: Path) -> dict[str, Any]:
+    for file, label in (("old/train", "positive"), ("new/train", "negative"), ("dev", "positive")):
+        write_jsonl(folder / f"{file}.jsonl", [{"text": "What a film!", "label": label}])
+    return {}
+
+
+@stands_in("docs/question-answering.md")
+def answers(folder: Path) -> dict[str, Any]:
+    gold = {"context": "Lima.", "qas": [{"qid": "a", "question": "Where?", "answers": ["Lima"]}]}
+    header = {"header": {"dataset": "SQuAD", "split": "dev"}}
+    (folder / "mrqa/dev").mkdir(parents=True)
+    (folder / "mrqa/dev/SQuAD.jsonl").write_text(f"{json.dumps(header)}\n{json.dumps(gold)}\n")
+    (folder / "runs/mrqa").mkdir(parents=True)
+    (folder / "runs/mrqa/2000predicted_answers.json").write_text(json.dumps({"a": "Lima"}))
+    return {}
+
+
+@stands_in("docs/online.md")
+def news(folder: Path) -> dict[str, Any]:
+    (folder / "web.csv").write_text("raw_text\nUnrelated.\n")
+    (folder / "runs/monday/adapt-uniform/model").mkdir(parents=True)
+    return {}
