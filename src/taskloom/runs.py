@@ -32,7 +32,7 @@ from taskloom.plain_json import to_json
 from taskloom.recipe import Recipe, differences, load_recipe, recipe_yaml
 from taskloom.storage import PARTIAL_SUFFIX, latest_checkpoint, remove_partial, write_atomically
 
-__all__ = ["RunFolder"]
+__all__ = ["STAGE_FILE", "RunFolder"]
 
 _logger = logging.getLogger(__name__)
 
@@ -41,6 +41,10 @@ _BEGINNINGS = (
     *("recipe.yaml", "environment.json", "metrics.jsonl", "checkpoints"),
     *("answers", "documents.jsonl", "sweep", "sweep.csv"),
 )
+
+
+#: Written by a pipeline into a stage's folder before the run begins; see `taskloom.pipeline.cache`.
+STAGE_FILE = "stage.json"
 
 
 class RunFolder:
@@ -98,7 +102,7 @@ class RunFolder:
         if not path.is_dir() or ((path / "recipe.yaml").is_file() and resume):
             return
         # A run that was killed before its recipe was written leaves these behind.
-        unstarted = {FolderLock.FILE_NAME, "environment.json"}
+        unstarted = {FolderLock.FILE_NAME, STAGE_FILE, "environment.json"}
         others = sorted(
             item.name for item in path.iterdir() if item.name not in unstarted and item.suffix != PARTIAL_SUFFIX
         )

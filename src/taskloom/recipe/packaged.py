@@ -28,15 +28,16 @@ def recipe_name(path: Path) -> str:
 
 
 def find_recipe(path_or_name: str | Path) -> Path:
-    """Return the file that `path_or_name` means: a file, a run folder's `recipe.yaml`, or a packaged recipe.
+    """Return the file that `path_or_name` means: a file, the recipe of a run or pipeline, or a packaged one.
 
     Raises `RecipeError` that names the nearest file or packaged recipe when there is none.
     """
     path = Path(path_or_name).expanduser()
     if path.is_file():
         return path
-    if (path / "recipe.yaml").is_file():
-        return path / "recipe.yaml"
+    for name in ("recipe.yaml", "pipeline.yaml"):
+        if (path / name).is_file():
+            return path / name
     packaged = packaged_recipes()
     name = str(path_or_name)
     if name in packaged:

@@ -25,6 +25,7 @@ from taskloom.recipe.online import (
     TuneQASection,
     WeighterSection,
 )
+from taskloom.recipe.pipeline import PipelineSection
 
 __all__ = [
     "AdaptSection",
@@ -37,6 +38,7 @@ __all__ = [
     "MetaTrainSection",
     "ModelSection",
     "NeuralLMSection",
+    "PipelineSection",
     "QuestionsSection",
     "Recipe",
     "SamplingSection",
@@ -320,6 +322,7 @@ class Recipe(Section):
     light_tuning: LightTuningSection = Field(default_factory=LightTuningSection)
     answers: AnswersSection = Field(default_factory=AnswersSection)
     sweep: SweepSection = Field(default_factory=SweepSection)
+    pipeline: PipelineSection = Field(default_factory=PipelineSection)
 
     @model_validator(mode="before")
     @classmethod

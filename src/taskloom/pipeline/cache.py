@@ -1,0 +1,102 @@
+"""A stage's folder and the content that it was made from: what is up to date, and what is set aside or taken back.
+
+Every folder that a stage owns holds `stage.json`, written before anything else in it: the key of what the stage
+depended on, and these inputs. It moves with the folder, so that a kill at any moment leaves nothing mislabelled.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from taskloom.errors import RunError
+from taskloom.locks import FolderLock
+from taskloom.pipeline.content import changes, key
+from taskloom.pipeline.plan import Stage
+from taskloom.runs import STAGE_FILE
+from taskloom.storage import write_atomically
+
+__all__ = ["SET_ASIDE", "State", "prepare", "set_aside", "state"]
+
+SET_ASIDE = "set-aside"
+
+State = Literal["finished", "unfinished", "changed", "new", "stored"]
+
+
+def state(stage: Stage, output: Path, inputs: Mapping[str, Any]) -> tuple[State, list[str]]:
+    """Return how a stage stands, and what has changed since it was made.
+
+    Finished; unfinished, which goes on; changed, which begins anew; new; or stored, which is taken back.
+
+    Raises:
+        RunError: its folder holds what no pipeline made.
+    """
+    if stage.owned is None:
+        return "new", []
+    stored = _stored(stage)
+    if stored is not None and stored["key"] == key(inputs):
+        return ("finished" if stage.finished else "unfinished"), []
+    differing = [] if stored is None else changes(stored["inputs"], inputs)
+    if _aside(stage, output, key(inputs)).is_dir():
+        return "stored", differing
+    return ("new" if stored is None else "changed"), differing
+
+
+def prepare(stage: Stage, output: Path, inputs: Mapping[str, Any]) -> bool:
+    """Make a stage's folder ready to run or to be read: one of other content makes room for it.
+
+    Returns whether there is something to go on with.
+    """
+    if stage.owned is None:
+        return False
+    stored = _stored(stage)
+    if stored is not None and stored["key"] != key(inputs):
+        set_aside(stage, output)
+        stored = None
+    if stored is None:
+        aside = _aside(stage, output, key(inputs))
+        if aside.is_dir():
+            shutil.rmtree(stage.owned, ignore_errors=True)  # nothing but a lock, if it is there
+            stage.owned.parent.mkdir(parents=True, exist_ok=True)
+            aside.rename(stage.owned)
+        else:
+            content = {"key": key(inputs), "inputs": dict(inputs)}
+            write_atomically(stage.owned / STAGE_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return (stage.owned / "recipe.yaml").is_file()
+
+
+def set_aside(stage: Stage, output: Path) -> None:
+    """Move what a stage has written to `set-aside`, where it is found again by its key."""
+    stored = _stored(stage)
+    if stored is None or stage.owned is None:
+        return
+    aside = _aside(stage, output, stored["key"])
+    aside.parent.mkdir(parents=True, exist_ok=True)
+    if aside.exists():  # of the same content: an earlier run of it
+        shutil.rmtree(aside)
+    stage.owned.rename(aside)
+
+
+def _aside(stage: Stage, output: Path, of: str) -> Path:
+    return output / SET_ASIDE / f"{stage.name}-{of}"
+
+
+def _stored(stage: Stage) -> dict[str, Any] | None:
+    """Return the key and the inputs of what is there, or None if nothing is."""
+    assert stage.owned is not None
+    path = stage.owned / STAGE_FILE
+    if path.is_file():
+        try:
+            stored = json.loads(path.read_text("utf-8"))
+            return {"key": str(stored["key"]), "inputs": dict(stored["inputs"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path}: is damaged ({error}). Remove the folder {stage.owned} to run '{stage.name}' anew"
+            ) from error
+    if stage.owned.is_dir() and any(file.name != FolderLock.FILE_NAME for file in stage.owned.iterdir()):
+        raise RunError(
+            f"{stage.owned}: holds files that this pipeline did not write. Move them, or choose another folder with "
+            "output=FOLDER"
+        )
+    return None
