@@ -1,23 +1,24 @@
 """Collecting: every example's output and projected gradient at the base model, once (Grad-TAG, algorithm 1, step 1).
 
 This is the only pass over the data that an affinity estimate needs. It is cut into shards of consecutive examples; a
-shard depends on nothing but its examples, so a killed collection goes on at the first missing shard, and any number
-of processes (`accelerate launch`, `torchrun`) share the shards and write the same store as one process does.
+shard depends on nothing but its examples, so a killed collection goes on with the missing shards, and any number of
+processes (`accelerate launch`, `torchrun`) share these and write the same store as one process does.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from taskloom.affinity.batches import cut, map_tensors, size_of
+from taskloom.affinity.begin import begin_store
 from taskloom.affinity.outputs import OutputFunction
 from taskloom.affinity.source import Loss
 from taskloom.affinity.store import (
@@ -28,7 +29,6 @@ from taskloom.affinity.store import (
     Split,
     TaskPlan,
     content_hash,
-    read_manifest,
     read_shard,
     write_manifest,
     write_shard,
@@ -36,12 +36,16 @@ from taskloom.affinity.store import (
 from taskloom.errors import DataError, RunError
 from taskloom.gradients import Projection, projected_gradients
 from taskloom.gradients.capture import Fallback
+from taskloom.processes import gather, is_main, on_main, rank, together, world_size
 from taskloom.progress import counted
 
 __all__ = ["collect_gradients"]
 
 #: Names an example for messages: (task, split, position in the loader's data set) -> text.
 Describe = Callable[[str, str, int], str]
+
+#: Shards that a process collects before the processes tell each other whether all is well.
+SHARDS_A_ROUND = 4
 
 
 def collect_gradients(
@@ -78,10 +82,10 @@ def collect_gradients(
         fallback: what to do about trainable modules without a gradient rule, see `per_example_gradients`.
         shard_size: examples a file; what is lost at most when the process is killed.
         describe: names an example in messages about it.
-        console: where progress is shown; None shows none.
+        console: where the main process shows the progress of all; None shows none.
 
     Returns:
-        The finished store.
+        The finished store, in every process.
 
     Raises:
         DataError: a task has no examples, or an example's output or gradient is not finite (it is named).
@@ -90,6 +94,8 @@ def collect_gradients(
     """
     temporary = None
     if folder is None:
+        if world_size() > 1:
+            raise ValueError("`folder` must be given when several processes collect together")
         temporary = TemporaryDirectory(prefix="taskloom-gradients-")
         folder = temporary.name
     folder = Path(folder)
@@ -102,32 +108,17 @@ def collect_gradients(
         fallback,
         projection or Projection(),
         describe or _position,
-        console,
+        console if is_main() else None,
     )
     plan = collection.plan(losses or {}, shard_size)
-    state = PartialState()
-    if temporary and state.num_processes > 1:
-        raise ValueError("`folder` must be given when several processes collect together")
-    begun = read_manifest(folder)
-    if begun is not None:
-        _refuse_another(folder, begun[0], plan)
-    elif state.is_main_process:
-        write_manifest(folder, plan, {})
-    mine = plan.shards()[state.process_index :: state.num_processes]
-    total = sum(shard.stop - shard.start for shard in mine)
+    on_main(partial(begin_store, folder, plan))
     was_training = model.training
     model.eval()
     try:
-        with counted(console if state.is_main_process else None, "gradients", total, "examples") as advance:
-            for shard in mine:
-                collection.collect(folder, plan, shard)
-                advance(shard.stop - shard.start)
+        hashes = collection.collect_missing(folder, plan)
     finally:
         model.train(was_training)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        write_manifest(folder, plan, _hashes(folder, plan))
-    state.wait_for_everyone()
+    on_main(partial(write_manifest, folder, plan, hashes))
     store = GradientStore.open(folder)
     store.temporary = temporary
     return store
@@ -176,20 +167,44 @@ class _Collection:
             shard_size=shard_size,
         )
 
-    def collect(self, folder: Path, plan: Plan, shard: ShardName) -> None:
-        """Write a shard, unless it is there already, whole and of the same examples."""
-        path = folder / SHARD_FOLDER / shard.file
+    def collect_missing(self, folder: Path, plan: Plan) -> dict[str, str]:
+        """Write the shards that are not there, together with the other processes; return the hashes of all of them."""
+        shards = plan.shards()
+        hashes = self._found(folder, plan, shards)
+        shares = _shared_out([shard for shard in shards if shard.file not in hashes], world_size())
+        with counted(self.console, "gradients", _examples(shards), "examples") as advance:
+            advance(_examples([shard for shard in shards if shard.file in hashes]))
+            for first in range(0, max(map(len, shares)), SHARDS_A_ROUND):
+                of_round = [share[first : first + SHARDS_A_ROUND] for share in shares]
+                with together():
+                    for shard in of_round[rank()]:
+                        hashes[shard.file] = self._collect(folder, plan, shard)
+                        advance(_examples([shard]))
+                advance(sum(_examples(others) for number, others in enumerate(of_round) if number != rank()))
+        every = _merged(gather(hashes))
+        return {shard.file: every[shard.file] for shard in shards}
+
+    def _found(self, folder: Path, plan: Plan, shards: Sequence[ShardName]) -> dict[str, str]:
+        """Return the hashes of the shards that are there, whole and of the same examples; each process reads some."""
+        own = {}
+        with together():
+            for shard in shards[rank() :: world_size()]:
+                found = read_shard(folder / SHARD_FOLDER / shard.file)
+                if found is None:
+                    continue
+                task = plan.tasks[shard.task].name
+                if found[1]["data"] != content_hash(list(self._batches(self.splits[shard.split][task], shard))):
+                    raise RunError(
+                        f"{folder}: was collected from other data: {shard.split} examples {shard.start} to "
+                        f"{shard.stop - 1} of task '{task}' have changed. Use another folder, or delete this one."
+                    )
+                own[shard.file] = found[1]["content"]
+        return _merged(gather(own))
+
+    def _collect(self, folder: Path, plan: Plan, shard: ShardName) -> str:
+        """Write a shard and return its hash."""
         task = plan.tasks[shard.task].name
         batches = list(self._batches(self.splits[shard.split][task], shard))
-        data = content_hash(batches)
-        found = read_shard(path)
-        if found is not None:
-            if found[1]["data"] == data:
-                return
-            raise RunError(
-                f"{folder}: was collected from other data: {shard.split} examples {shard.start} to {shard.stop - 1} "
-                f"of task '{task}' have changed. Use another folder, or delete this one."
-            )
         columns: dict[str, list[Tensor]] = {"gradients": [], "outputs": [], "labels": []}
         start = shard.start
         for batch in batches:
@@ -199,7 +214,8 @@ class _Collection:
             columns["outputs"].append(outputs.float().cpu())
             columns["labels"].append(self.labels_fn(batch).float().cpu())
             start += len(outputs)
-        write_shard(path, {name: torch.cat(parts) for name, parts in columns.items()}, data)
+        joined = {name: torch.cat(parts) for name, parts in columns.items()}
+        return write_shard(folder / SHARD_FOLDER / shard.file, joined, content_hash(batches))
 
     def _gradients(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Return the outputs and projected gradients of a batch, in as many pieces as the device's memory asks for."""
@@ -275,37 +291,23 @@ def _splits(
     return {"train": loaders, "validation": validation}
 
 
-def _refuse_another(folder: Path, stored: Plan, wanted: Plan) -> None:
-    """Raise the `RunError` that says in what a store on disk differs from the one that is asked for."""
-    advice = "Use another folder, or delete this one."
-    for field, title in (("model", "base model"), ("parameters", "set of trainable parameters"), ("output", "output")):
-        if getattr(stored, field) != getattr(wanted, field):
-            raise RunError(f"{folder}: was collected from another {title}. {advice}")
-    for name, value in wanted.projection.items():
-        if stored.projection.get(name) != value:
-            raise RunError(
-                f"{folder}: was collected with another projection ({name}={stored.projection.get(name)}, now {value}). "
-                f"{advice}"
-            )
-    if stored.tasks != wanted.tasks:
-        before, now = ({task.name: task for task in plan.tasks} for plan in (stored, wanted))
-        differing = [name for name in {**before, **now} if before.get(name) != now.get(name)] or ["their order"]
-        raise RunError(f"{folder}: was collected from other tasks or examples ({', '.join(differing)}). {advice}")
-    if stored.shard_size != wanted.shard_size:
-        raise RunError(f"{folder}: has {stored.shard_size} examples a shard, now {wanted.shard_size}. {advice}")
+def _shared_out(shards: Sequence[ShardName], processes: int) -> list[list[ShardName]]:
+    """Divide shards among processes, the largest first and each to whom has the least, so that all end together."""
+    shares: list[list[ShardName]] = [[] for _ in range(processes)]
+    sizes = [0] * processes
+    for shard in sorted(shards, key=lambda shard: shard.start - shard.stop):
+        least = sizes.index(min(sizes))
+        shares[least].append(shard)
+        sizes[least] += _examples([shard])
+    return shares
 
 
-def _hashes(folder: Path, plan: Plan) -> dict[str, str]:
-    hashes = {}
-    for shard in plan.shards():
-        found = read_shard(folder / SHARD_FOLDER / shard.file)
-        if found is None:
-            raise RunError(
-                f"{folder / SHARD_FOLDER / shard.file}: was not written; another process must have failed. Run the "
-                "same command again."
-            )
-        hashes[shard.file] = found[1]["content"]
-    return hashes
+def _examples(shards: Sequence[ShardName]) -> int:
+    return sum(shard.stop - shard.start for shard in shards)
+
+
+def _merged(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def _position(_task: str, split: str, position: int) -> str:
