@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from taskloom import load_recipe
 from taskloom.cli.app import app
-from taskloom.cli.train import overridden
+from taskloom.cli.arguments import overridden
 from taskloom.online import read_questions
 from taskloom.online.presets import role_source
 from taskloom.recipe import recipe_fields

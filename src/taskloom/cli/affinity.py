@@ -1,25 +1,20 @@
 """`taskloom affinity`: which tasks of a recipe help each other."""
 
 import shlex
-from typing import Annotated
 
 import typer
 
+from taskloom.cli.arguments import DataOption, OutputOption, RecipeArgument, SettingsArgument, overridden
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
-from taskloom.cli.train import DataOption, OutputOption, overridden
 from taskloom.recipe import load_recipe
 
 __all__ = ["affinity"]
 
 
 def affinity(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe's YAML file or packaged name, or a run folder.")
-    ],
-    settings: Annotated[
-        list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="Recipe fields, e.g. affinity.examples=500.")
-    ] = None,
+    recipe: RecipeArgument,
+    settings: SettingsArgument = None,
     output: OutputOption = None,
     data_dir: DataOption = None,
     as_json: JsonOption = False,

@@ -8,6 +8,7 @@ import typer
 
 import taskloom
 from taskloom.cli.affinity import affinity
+from taskloom.cli.arguments import FieldsCommand
 from taskloom.cli.auxiliary import auxiliary
 from taskloom.cli.demo import demo
 from taskloom.cli.doctor import doctor
@@ -19,22 +20,21 @@ from taskloom.cli.predict import predict
 from taskloom.cli.recipes import recipes
 from taskloom.cli.sweep import sweep
 from taskloom.cli.tasks import tasks
-from taskloom.cli.train import TrainCommand, train
+from taskloom.cli.train import train
 
 __all__ = ["main"]
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=TrainCommand, no_args_is_help=True)(train)
+app.command(cls=FieldsCommand, no_args_is_help=True)(train)
 app.command(no_args_is_help=True)(evaluate)
 app.command(no_args_is_help=True)(predict)
-app.command(cls=TrainCommand, no_args_is_help=True)(affinity)
+app.command(cls=FieldsCommand, no_args_is_help=True)(affinity)
 app.command(no_args_is_help=True)(group)
-app.command(cls=TrainCommand, no_args_is_help=True)(auxiliary)
+app.command(cls=FieldsCommand, no_args_is_help=True)(auxiliary)
 app.add_typer(online, name="online")
 app.command(no_args_is_help=True)(sweep)
 app.command()(tasks)

@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+from taskloom.cli.arguments import DataOption, OutputOption, RecipeArgument, ResumeOption, SettingsArgument, overridden
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
-from taskloom.cli.train import DataOption, OutputOption, overridden
 from taskloom.errors import RecipeError
 from taskloom.recipe import Recipe, load_recipe
 
@@ -15,13 +15,9 @@ __all__ = ["auxiliary"]
 
 
 def auxiliary(
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe's YAML file or packaged name, or a run folder to resume.")
-    ],
-    settings: Annotated[
-        list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="Recipe fields, e.g. auxiliary.space=tapt.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run from its checkpoint.")] = False,
+    recipe: RecipeArgument,
+    settings: SettingsArgument = None,
+    resume: ResumeOption = False,
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, help="Runs with seeds from `seed` on, and one sheet of their results.")
     ] = 1,

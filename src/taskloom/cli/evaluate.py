@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from taskloom.cli.completion import complete_scored
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
 from taskloom.errors import UserError
@@ -17,7 +18,12 @@ FORMS: dict[str, Form] = {"mrqa": "mrqa", "squad": "squad"}
 
 def evaluate(
     what: Annotated[
-        str, typer.Argument(metavar="RUN | mrqa | squad", help="A run folder, or the form of the two files.")
+        str,
+        typer.Argument(
+            metavar="RUN | mrqa | squad",
+            help="A run folder, or the form of the two files.",
+            autocompletion=complete_scored,
+        ),
     ],
     gold: Annotated[
         Path | None,

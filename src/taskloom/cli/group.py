@@ -7,6 +7,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from taskloom.cli.completion import complete_run
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
 from taskloom.errors import UserError
@@ -31,7 +32,12 @@ class Transform(StrEnum):
 
 
 def group(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder that `taskloom affinity` was run on.")],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="A run folder that `taskloom affinity` was run on.", autocompletion=complete_run
+        ),
+    ],
     k: Annotated[str, typer.Option("--k", metavar="N|auto", help="Number of groups.")] = "auto",
     method: Annotated[
         Method, typer.Option("--method", help="sdp is Grad-TAG's; the others are baselines.")

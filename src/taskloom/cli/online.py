@@ -8,10 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
+from taskloom.cli.arguments import (
+    DataOption,
+    FieldsCommand,
+    OutputOption,
+    RecipeArgument,
+    ResumeOption,
+    SettingsArgument,
+    overridden,
+)
+from taskloom.cli.completion import complete_recipe
 from taskloom.cli.output import JsonOption, print_json
 from taskloom.cli.quiet import hush_libraries
 from taskloom.cli.token_colours import print_weights
-from taskloom.cli.train import DataOption, OutputOption, TrainCommand, overridden
 from taskloom.errors import DataError
 from taskloom.recipe import load_recipe
 
@@ -21,16 +30,8 @@ online = typer.Typer(
     no_args_is_help=True, help="Keep a language model current: learn which tokens of a new document matter."
 )
 
-RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe's YAML file or packaged name, or a run folder to resume.")
-]
-SettingsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="Recipe fields, e.g. adapt.learning_rate=1e-5.")
-]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run from its checkpoint.")]
 
-
-@online.command("tune-qa", cls=TrainCommand, no_args_is_help=True)
+@online.command("tune-qa", cls=FieldsCommand, no_args_is_help=True)
 def tune_qa(
     recipe: RecipeArgument,
     settings: SettingsArgument = None,
@@ -48,7 +49,7 @@ def tune_qa(
     _run("tune-qa", recipe, overrides, as_json, lambda: tune(checked, resume, quiet=as_json))
 
 
-@online.command("meta-train", cls=TrainCommand, no_args_is_help=True)
+@online.command("meta-train", cls=FieldsCommand, no_args_is_help=True)
 def meta_train(
     recipe: RecipeArgument,
     settings: SettingsArgument = None,
@@ -66,7 +67,7 @@ def meta_train(
     _run("meta-train", recipe, overrides, as_json, lambda: meta_train_stage(checked, resume, quiet=as_json))
 
 
-@online.command("adapt", cls=TrainCommand, no_args_is_help=True)
+@online.command("adapt", cls=FieldsCommand, no_args_is_help=True)
 def adapt(
     recipe: RecipeArgument,
     settings: SettingsArgument = None,
@@ -114,7 +115,12 @@ def adapt(
 @online.command("show", no_args_is_help=True)
 def show(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run of meta-train or adapt, a weighter's folder, or a recipe.")
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A run of meta-train or adapt, a weighter's folder, or a recipe.",
+            autocompletion=complete_recipe,
+        ),
     ],
     text: Annotated[str, typer.Option("--text", metavar="FILE", help="A text file, or - for standard input.")],
     html: Annotated[

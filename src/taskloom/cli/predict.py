@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from taskloom.cli.arguments import RunArgument
 from taskloom.cli.quiet import hush_libraries
 from taskloom.errors import DataError, UserError
 from taskloom.plain_json import to_json
@@ -19,7 +20,7 @@ _FORMATS = (".jsonl", ".csv", ".tsv", ".parquet", ".json")
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.")],
+    run: RunArgument,
     task: Annotated[str, typer.Option("--task", help="One of the run's tasks.")],
     source: Annotated[
         Path, typer.Option("--input", metavar="FILE", help="CSV, TSV, JSONL, JSON or Parquet with the task's columns.")

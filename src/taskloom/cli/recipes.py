@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 import yaml
 
+from taskloom.cli.completion import complete_packaged
 from taskloom.cli.fields import print_fields
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.errors import RecipeError, did_you_mean
@@ -17,7 +18,11 @@ __all__ = ["recipes"]
 def recipes(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="Print this recipe, e.g. to copy and change it; of a folder: list them."),
+        typer.Argument(
+            metavar="NAME",
+            help="Print this recipe, e.g. to copy and change it; of a folder: list them.",
+            autocompletion=complete_packaged,
+        ),
     ] = None,
     fields: Annotated[bool, typer.Option("--fields", help="Print every field that a recipe can set.")] = False,
     as_json: JsonOption = False,

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from taskloom.cli.arguments import DataOption, OutputOption, RecipeArgument, overridden
+from taskloom.cli.completion import complete_setting
 from taskloom.cli.output import JsonOption, print_json, print_table
-from taskloom.cli.train import DataOption, OutputOption, overridden
 from taskloom.recipe import load_recipe
 
 __all__ = ["sweep"]
@@ -36,13 +37,14 @@ class Stop(StrEnum):
 
 
 def sweep(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's YAML file or packaged name.")],
+    recipe: RecipeArgument,
     settings: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="FIELD=VALUES",
             help="What is varied: training.learning_rate=1e-5,3e-5, training.epochs=range(1,10,3), "
             "training.warmup=uniform(0,0.2), loguniform(..), randint(..); a single value is every trial's.",
+            autocompletion=complete_setting,
         ),
     ] = None,
     search: Annotated[Search, typer.Option("--search", help="All combinations, at random, or by TPE.")] = Search.grid,
