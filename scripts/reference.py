@@ -1,4 +1,4 @@
-"""The reference pages that the code itself writes: the command line, the recipe's fields, a task's fields, ready recipes.
+"""The reference pages that the code itself writes: the command line, fields of recipes and tasks, ready recipes.
 
 `make docs` puts them into the site (scripts/docs_site.py), so that they are never older than the code.
 """
@@ -13,10 +13,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import typer
 import yaml
+from pydantic.fields import FieldInfo
 
 from taskloom.cli.app import app
 from taskloom.recipe import Recipe, recipe_fields
 from taskloom.recipe.packaged import packaged_recipes
+from taskloom.recipe.wording import type_name
 from taskloom.tasks.presets import list_presets
 from taskloom.tasks.task import Task
 
@@ -26,6 +28,27 @@ CLI, RECIPE, TASK, READY = ("reference/cli.md", "reference/recipe.md", "referenc
 
 #: Options that every command takes from Typer itself.
 _COMMON = ("--help", "--install-completion", "--show-completion")
+
+
+_CLI_INTRODUCTION = """
+Made from the commands themselves, which say the same: `taskloom VERB --help`.
+
+`FIELD=VALUE` is a field of the [recipe](recipe.md), `training.epochs=1` for example. Exit codes: 0 done, 2 a mistake in
+what was asked for, 130 interrupted, 1 anything else.
+"""
+_RECIPE_INTRODUCTION = """
+A recipe is a YAML file; `section.field=VALUE` on the command line sets one field. Unknown fields and wrong types are
+refused with the line and the nearest name. The same table: `taskloom recipes --fields`. A task's own fields:
+[tasks](task.md).
+"""
+_TASK_INTRODUCTION = """
+The fields of a task, as they stand under `tasks` in a recipe, in a task's own YAML file or in `taskloom.Task(...)`.
+How to write one: [Add a task](../add-a-task.md).
+"""
+_READY_INTRODUCTION = """
+`taskloom recipes` lists them, `taskloom recipes NAME` prints one, and every verb takes their names:
+`taskloom train multi-task/glue-minilm`.
+"""
 
 
 def reference_pages() -> dict[str, str]:
@@ -41,9 +64,7 @@ def cli_page() -> str:
     root: Any = typer.main.get_command(app)
     parts = [
         "# Command line",
-        "Made from the commands themselves, which say the same: `taskloom VERB --help`.",
-        "`FIELD=VALUE` is a field of the [recipe](recipe.md), `training.epochs=1` for example. Exit codes: 0 done, 2 a "
-        "mistake in what was asked for, 130 interrupted, 1 anything else.",
+        _CLI_INTRODUCTION,
     ]
     for name, command in _commands(root, "taskloom"):
         parts.append(f"## `{name}`" if name != "taskloom" else "## Global options")
@@ -120,14 +141,17 @@ def recipe_page() -> str:
     """Return every field of a recipe, section by section."""
     parts = [
         "# Recipe",
-        "A recipe is a YAML file; `section.field=VALUE` on the command line sets one field. Unknown fields and wrong types "
-        "are refused with the line and the nearest name. The same table: `taskloom recipes --fields`. A task's own fields: "
-        "[tasks](task.md).",
+        _RECIPE_INTRODUCTION,
     ]
     for section, fields in groupby(recipe_fields(), key=lambda field: field.section):
         parts.extend(_section(section))
         rows = [
-            (f"`{field.name}`", field.type, f"`{field.default}`" if field.default != "required" else "required", field.description)
+            (
+                f"`{field.name}`",
+                field.type,
+                field.default if field.default == "required" else f"`{field.default}`",
+                field.description,
+            )
             for field in fields
         ]
         parts.append(_table(("field", "type", "default", "what, and its unit"), rows))
@@ -146,25 +170,24 @@ def _section(section: str) -> list[str]:
 
 def task_page() -> str:
     """Return every field of a task."""
-    from taskloom.recipe.fields import _default as default
-    from taskloom.recipe.wording import type_name
-
     rows = [
-        (f"`{name}`", type_name(field.annotation), f"`{default(field)}`" if not field.is_required() else "required", field.description or "")
+        (f"`{name}`", type_name(field.annotation), _field_default(field), field.description or "")
         for name, field in Task.model_fields.items()
     ]
     presets = [(f"`{name}`", description) for name, description in list_presets()]
-    return "\n\n".join(
-        [
-            "# Tasks",
-            "The fields of a task, as they stand under `tasks` in a recipe, in a task's own YAML file or in "
-            "`taskloom.Task(...)`. How to write one: [Add a task](../add-a-task.md).",
-            _table(("field", "type", "default", "what, and its unit"), rows),
-            "## Presets",
-            "`taskloom tasks` prints them.",
-            _table(("id", "what"), presets),
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "# Tasks",
+                _TASK_INTRODUCTION,
+                _table(("field", "type", "default", "what, and its unit"), rows),
+                "## Presets",
+                "`taskloom tasks` prints them.",
+                _table(("id", "what"), presets),
+            ]
+        )
+        + "\n"
+    )
 
 
 def ready_page() -> str:
@@ -173,14 +196,23 @@ def ready_page() -> str:
     for name, path in packaged_recipes().items():
         description = yaml.safe_load(path.read_text("utf-8")).get("description", "")
         rows.append((f"[`{name}`](../../recipes/{name}.yaml)", description))
-    return "\n\n".join(
-        [
-            "# Ready recipes",
-            "`taskloom recipes` lists them, `taskloom recipes NAME` prints one, and every verb takes their names: "
-            "`taskloom train multi-task/glue-minilm`.",
-            _table(("name", "what"), rows),
-        ]
-    ) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "# Ready recipes",
+                _READY_INTRODUCTION,
+                _table(("name", "what"), rows),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _field_default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    return "" if value in (None, "", (), {}) else f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -2,9 +2,9 @@
 
 Comments that stand directly before a block say what the tests do with it:
 
-    <!-- file: stance.yaml -->      the block is a file of this name (or the block's first line is `# stance.yaml`)
-    <!-- run: training.max_steps=2 -->   the commands of the block are run, with these settings behind those that take any
-    <!-- not run: needs 8 GPUs -->  the block cannot be run here, and why; its taskloom commands are checked all the same
+    <!-- file: stance.yaml -->          the block is a file of this name; so is one whose first line is `# stance.yaml`
+    <!-- run: training.max_steps=2 -->  its commands are run, with these settings behind those that take any
+    <!-- not run: needs 8 GPUs -->      it cannot be run here, and why; its taskloom commands are checked all the same
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What stands in for what a page speaks of: tiny models in folders called like models of the hub, small data, variables.
+"""What stands in for what a page speaks of: tiny models in folders called like those of the hub, data, variables.
 
 `models` are made once for all pages. A page's own files and variables are made by the function that
 `@stands_in(page, block)` names: it runs in the page's folder before the given Python block (0, the first, also comes
@@ -9,17 +9,23 @@ import csv
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
+import yaml
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import taskloom.graphs
 from taskloom.auxiliary import ObjectiveWeights, SearchSpace
 from taskloom.auxiliary.history import WeightLog
+from taskloom.cli import main
+from taskloom.graphs.training import SIGNSettings, train_sign
 from tests.adapters.language_models import language_model
 from tests.online.small_tokenizers import small_tokenizer
 from tests.tiny import NEGATIVE, POSITIVE, sentence, tiny_encoder, write_jsonl
@@ -27,9 +33,9 @@ from tests.tiny_language import tiny_tokenizer
 
 __all__ = ["STAND_INS", "make_models", "stance_data"]
 
-STAND_INS: dict[tuple[str, int], Callable[[Path], dict[str, Any]]] = {}
+STAND_INS: dict[tuple[str, int], Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {}
 
-Maker = Callable[[Path], dict[str, Any]]
+Maker = Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]
 
 
 def stands_in(page: str, block: int = 0) -> Callable[[Maker], Maker]:
@@ -87,14 +93,28 @@ def tokens(end: int = 20) -> dict[str, torch.Tensor]:
     ids = torch.arange(3 * 14).remainder(end - 4).add(4).view(3, 14)
     mask = torch.ones_like(ids)
     return {
-        **{"input_ids": ids, "attention_mask": mask, "labels": ids, "tokens": ids, "mask": mask},
-        **{"prompts": ids, "prompt_mask": mask, "task_ids": torch.tensor([0, 3, 1])},
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": ids,
+        "tokens": ids,
+        "mask": mask,
+        "prompts": ids,
+        "prompt_mask": mask,
+        "task_ids": torch.tensor([0, 3, 1]),
     }
 
 
 @stands_in("README.md")
-def readme(folder: Path) -> dict[str, Any]:
+def readme(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The README's example, trained for a step."""
     stance_data(folder)
+    recipe = yaml.safe_load((folder / "opinions.yaml").read_text("utf-8"))
+    recipe["tasks"] = [task for task in recipe["tasks"] if isinstance(task, dict)]  # the others come from the hub
+    (folder / "small.yaml").write_text(yaml.safe_dump(recipe))
+    settings = ["training.max_steps=1", "data.max_length=16", "output=runs/opinions"]
+    with pytest.raises(SystemExit) as end:
+        main(["train", "small.yaml", *settings])
+    assert not end.value.code
     (folder / "news").mkdir()
     (folder / "harbour.yaml").write_text("model: {path: HuggingFaceTB/SmolLM2-135M}\nquestions: {stream: own.jsonl}\n")
     return {}
@@ -102,7 +122,7 @@ def readme(folder: Path) -> dict[str, Any]:
 
 @stands_in("README.md", 1)
 @stands_in("docs/methods/grad-tag.md")
-def own_model(folder: Path) -> dict[str, Any]:
+def own_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     torch.manual_seed(0)
     return {
         "model": nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)),
@@ -113,37 +133,39 @@ def own_model(folder: Path) -> dict[str, Any]:
 
 
 @stands_in("README.md", 2)
-def encoder(folder: Path) -> dict[str, Any]:
+def encoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"encoder": transformers.AutoModel.from_pretrained("bert-base-cased"), **tokens()}
 
 
 @stands_in("README.md", 3)
-def encoder_decoder(folder: Path) -> dict[str, Any]:
+def encoder_decoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"t5": language_model("t5-gated", dtype=torch.float32), **tokens()}
 
 
 @stands_in("docs/methods/ca-mtl.md")
 @stands_in("docs/methods/hyperdecoders.md")
-def inputs(folder: Path) -> dict[str, Any]:
+def inputs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return tokens()
 
 
 @stands_in("docs/methods/grad-tag.md", 1)
-def graph(folder: Path) -> dict[str, Any]:
-    """Twenty communities of fifteen nodes each, in SNAP's layout."""
-    rng, size, count = random.Random(0), 15, 20
+def graph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Twenty communities of nine nodes each, in SNAP's layout."""
+    rng, size, count = random.Random(0), 9, 20
     near = [(node, node // size * size + rng.randrange(size)) for node in range(size * count) for _ in range(4)]
-    far = [(rng.randrange(size * count), rng.randrange(size * count)) for _ in range(150)]
+    far = [(rng.randrange(size * count), rng.randrange(size * count)) for _ in range(60)]
     edges = sorted({(min(pair), max(pair)) for pair in near + far if pair[0] != pair[1]})
     (folder / "com-amazon").mkdir()
     (folder / "com-amazon/edges.txt").write_text("".join(f"{first} {second}\n" for first, second in edges))
     groups = (" ".join(map(str, range(start, start + size))) for start in range(0, size * count, size))
     (folder / "com-amazon/communities.txt").write_text("".join(f"{line}\n" for line in groups))
+    small = SIGNSettings(hidden=8, epochs=3)
+    monkeypatch.setattr(taskloom.graphs, "train_sign", partial(train_sign, settings=small), raising=False)
     return {}
 
 
 @stands_in("docs/methods/meta_gradients.md")
-def documents(folder: Path) -> dict[str, Any]:
+def documents(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     model = LlamaForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M")
     ids = [torch.randint(4, 300, (1, 6), generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
     embedding = nn.Embedding(400, 1)
@@ -156,7 +178,7 @@ def documents(folder: Path) -> dict[str, Any]:
 
 
 @stands_in("docs/auxiliary.md")
-def learned_weights(folder: Path) -> dict[str, Any]:
+def learned_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     stance_data(folder / "data")
     weights = ObjectiveWeights(SearchSpace.named("tapt"), primary_lr=0.1, auxiliary_lr=0.1)
     (folder / "runs/stance").mkdir(parents=True)
@@ -165,14 +187,14 @@ def learned_weights(folder: Path) -> dict[str, Any]:
 
 
 @stands_in("docs/text-to-text.md")
-def moods(folder: Path) -> dict[str, Any]:
+def moods(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     for file, label in (("old/train", "positive"), ("new/train", "negative"), ("dev", "positive")):
         write_jsonl(folder / f"{file}.jsonl", [{"text": "What a film!", "label": label}])
     return {}
 
 
 @stands_in("docs/question-answering.md")
-def answers(folder: Path) -> dict[str, Any]:
+def answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     gold = {"context": "Lima.", "qas": [{"qid": "a", "question": "Where?", "answers": ["Lima"]}]}
     header = {"header": {"dataset": "SQuAD", "split": "dev"}}
     (folder / "mrqa/dev").mkdir(parents=True)
@@ -183,7 +205,7 @@ def answers(folder: Path) -> dict[str, Any]:
 
 
 @stands_in("docs/online.md")
-def news(folder: Path) -> dict[str, Any]:
+def news(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     (folder / "web.csv").write_text("raw_text\nUnrelated.\n")
     (folder / "runs/monday/adapt-uniform/model").mkdir(parents=True)
     return {}

@@ -35,17 +35,17 @@ def test_code_blocks(page, models, tmp_path, monkeypatch):
         shutil.copytree(each, tmp_path / each.name)
     names: dict[str, Any] = {}
     found = blocks(page)
-    if (page, 0) in STAND_INS:
-        names |= STAND_INS[page, 0](tmp_path)
     for block in [*found, *blocks("README.md")]:  # the README's example is every page's; files may stand further below
         _write_file(block, tmp_path)
+    if (page, 0) in STAND_INS:
+        names |= STAND_INS[page, 0](tmp_path, monkeypatch)
     python = 0
     for block in found:
         assert block.language in ("python", "sh", "yaml", "json", *SHOWN), f"{block.place}: {block.language}?"
         try:
             if block.language == "python" and not block.not_run:
                 if python and (page, python) in STAND_INS:
-                    names |= STAND_INS[page, python](tmp_path)
+                    names |= STAND_INS[page, python](tmp_path, monkeypatch)
                 execute(block, names)
             elif block.language == "sh":
                 check_shell(block)
