@@ -1,7 +1,6 @@
 """`AuxiliaryTrainer` against a script that does every step of Algorithm 1 by brute force."""
 
 import copy
-import dataclasses
 import math
 
 import numpy as np
@@ -40,9 +39,7 @@ class Recorder:
 
         def draw(share, objectives, *args):
             found = original["_draw"](share, objectives, *args)
-            again = torch.Generator()
-            again.set_state(found.generator.get_state())  # the trainer goes on drawing from its own
-            self.current["drawn"].append(dataclasses.replace(found, generator=again))
+            self.current["drawn"].append(found)
             return found
 
         def dev_loss(seed):
@@ -96,12 +93,8 @@ class BruteForce:
     def hidden(self, drawn):
         embedding = self.model.encoder.get_input_embeddings()
         embedded = embedding(drawn.input_ids)
-        if drawn.noised is not None:
-            generator = torch.Generator()
-            generator.set_state(drawn.generator.get_state())  # each objective of the view sees the same noise
-            noise = torch.randn(embedded.shape, generator=generator)
-            scale = embedding.weight.detach().square().mean().sqrt()
-            embedded = embedded + torch.where(drawn.noised[..., None], noise * scale, torch.zeros(()))
+        if drawn.noise is not None:
+            embedded = embedded + drawn.noise * embedding.weight.detach().square().mean().sqrt()
         return self.model.encoder(inputs_embeds=embedded, attention_mask=drawn.mask).last_hidden_state
 
     def words(self, states):

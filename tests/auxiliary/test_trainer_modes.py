@@ -76,9 +76,7 @@ def test_static_weights_are_plain_weighted_multi_task_training_bit_for_bit(folde
 
     def keep_rows(share, *args):
         found = draw(share, *args)
-        again = torch.Generator()
-        again.set_state(found.generator.get_state())
-        drawn.append(replace(found, generator=again))
+        drawn.append(found)
         return found
 
     def keep_batch(model, inputs, *args, **kwargs):
@@ -103,7 +101,7 @@ def test_static_weights_are_plain_weighted_multi_task_training_bit_for_bit(folde
         for view in views:
             for rows in (slice(first, first + 8) for first in range(0, len(view.batch), 8)):
                 part = view.rows(rows)
-                states = body.hidden(part.input_ids, part.mask, noised=part.noised, noise=1.0, generator=part.generator)
+                states = body.hidden(part.input_ids, part.mask, noise=part.noise)
                 pooled = body.pool(states, part.batch.attention_mask)
                 total = torch.zeros(())
                 for objective in view.objectives:
@@ -118,6 +116,15 @@ def test_static_weights_are_plain_weighted_multi_task_training_bit_for_bit(folde
     for (name, a), b in zip(trainer.network.state_dict().items(), plain.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert trainer.objective_weights.logits["joint"].abs().max() == 0
+
+
+def test_noise_is_as_large_as_said(folder, suite, tmp_path):
+    step = make(folder, suite, tmp_path, step={"noise": 0.5}).auxiliary
+    noised = torch.arange(40).reshape(4, 10) % 3 > 0
+    drawn = torch.cat([step._noise(noised, seed) for seed in range(50)])
+    at = noised.repeat(50, 1)
+    assert drawn[at].std().item() == pytest.approx(0.5, rel=0.05)
+    assert (drawn[~at] == 0).all()
 
 
 def forbidden(*_args, **_kwargs):

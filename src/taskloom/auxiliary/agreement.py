@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from taskloom.gradients import inner
+from taskloom.processes import sum_over, world_size
 
-__all__ = ["Gradient", "HeldOut", "accumulate", "add", "kept", "total"]
+__all__ = ["Gradient", "HeldOut", "accumulate", "add", "kept", "over_processes", "total"]
 
 Gradient = list[Tensor | None]
 
@@ -62,6 +63,31 @@ def add(parameter: nn.Parameter, gradient: Tensor | None, weight: float, factor:
         return
     part = kept(gradient, factor)
     parameter.grad = part * weight if parameter.grad is None else parameter.grad.add_(part, alpha=weight)
+
+
+def over_processes(gradient: Gradient, like: Sequence[Tensor]) -> Gradient:
+    """Return the sum of a gradient over the processes; None only where it is None in all of them.
+
+    Args:
+        gradient: of this process.
+        like: of the same shapes, for what is None here and not elsewhere.
+    """
+    if world_size() == 1:
+        return gradient
+    # Told from memory to memory: a GPU that is still at work on the gradient is not waited for.
+    used = sum_over(torch.tensor([each is not None for each in gradient], dtype=torch.int)).tolist()
+    summed: Gradient = [None] * len(gradient)
+    filled = [
+        (index, torch.zeros_like(like[index]) if each is None else each)
+        for index, each in enumerate(gradient)
+        if used[index]
+    ]
+    for dtype in dict.fromkeys(each.dtype for _, each in filled):
+        part = [(index, each) for index, each in filled if each.dtype == dtype]
+        flat = sum_over(torch.cat([each.reshape(-1) for _, each in part]))
+        for (index, each), values in zip(part, flat.split([each.numel() for _, each in part]), strict=True):
+            summed[index] = values.view_as(each)
+    return summed
 
 
 def total(a: Gradient, b: Gradient) -> Gradient:

@@ -44,9 +44,7 @@ class Body(Protocol):
         attention_mask: Tensor,
         task: Tensor | None = None,
         token_type_ids: Tensor | None = None,
-        noised: Tensor | None = None,
-        noise: float = 0.0,
-        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """Return the last hidden states, ``[rows, tokens, width]``.
 
@@ -56,9 +54,8 @@ class Body(Protocol):
                 ``[rows, 1, tokens, tokens]``, what is added to the attention scores (`taskloom.auxiliary.views`).
             task: ``[rows]``, task ids, for adapters that are conditioned on them.
             token_type_ids: ``[rows, tokens]``, for encoders that use them.
-            noised: ``[rows, tokens]``, the positions whose input embedding gets Gaussian noise.
-            noise: the noise's standard deviation, in root mean squares of the embedding table.
-            generator: draws the noise, on the CPU.
+            noise: ``[rows, tokens, width of the embedding]``, what is added to the input embeddings, in root mean
+                squares of the embedding table.
         """
         ...
 
@@ -98,16 +95,14 @@ class EncoderBody:
         attention_mask: Tensor,
         task: Tensor | None = None,
         token_type_ids: Tensor | None = None,
-        noised: Tensor | None = None,
-        noise: float = 0.0,
-        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         if self.network.conditions_on_task:
             inputs["task"] = task
-        with _noise(self.embedding, noised, noise, generator):
+        with _added(self.embedding, noise):
             return self.network.encoder(**inputs).last_hidden_state
 
     def pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
@@ -160,16 +155,14 @@ class DecoderBody:
         attention_mask: Tensor,
         task: Tensor | None = None,
         token_type_ids: Tensor | None = None,
-        noised: Tensor | None = None,
-        noise: float = 0.0,
-        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
         if attention_mask.dim() == 2:  # which the model would take for a causal row
             attention_mask = additive(all_see_all(attention_mask), self.dtype)
         inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
         if self._takes_positions:  # which some would count by a mask of two dimensions
             inputs["position_ids"] = torch.arange(input_ids.shape[1], device=input_ids.device).unsqueeze(0)
-        with _noise(self.embedding, noised, noise, generator):
+        with _added(self.embedding, noise):
             return self._stack(**inputs).last_hidden_state
 
     def pool(self, states: Tensor, attention_mask: Tensor) -> Tensor:
@@ -198,19 +191,15 @@ def _refuse_prompts(model: Any) -> None:
 
 
 @contextmanager
-def _noise(
-    embedding: nn.Module, noised: Tensor | None, noise: float, generator: torch.Generator | None
-) -> Iterator[None]:
+def _added(embedding: nn.Module, noise: Tensor | None) -> Iterator[None]:
     """Add noise to what the input embedding returns: the model still gets token ids, which some count positions by."""
-    if noised is None:
+    if noise is None:
         yield
         return
 
     def add(module: nn.Module, _inputs: Any, embedded: Tensor) -> Tensor:
         weight: Any = module.weight
-        scale = noise * weight.detach().float().square().mean().sqrt()
-        drawn = torch.randn(embedded.shape, generator=generator).to(embedded.device)
-        return embedded + (drawn * scale * noised.unsqueeze(-1)).to(embedded.dtype)
+        return embedded + (noise * weight.detach().float().square().mean().sqrt()).to(embedded.dtype)
 
     handle = embedding.register_forward_hook(add)
     try:

@@ -9,11 +9,14 @@ Views follow one another, so that memory holds one view's graph, the held-out gr
 gradient, however many objectives there are. A view's rows run in chunks if a device holds fewer (then one gradient is
 held for each of its objectives); losses are means over all that counts in the view, so chunks give the gradient of the
 whole.
+
+Several processes draw the same step and each run some rows of every view. Each objective's gradient is added up over
+them before it is clipped and compared, so that clipping, cosines and weights are those of one process.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -21,9 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from taskloom.auxiliary.agreement import Gradient, HeldOut, accumulate, add, kept, total
-from taskloom.auxiliary.batch import RowBatch
+from taskloom.auxiliary.agreement import Gradient, HeldOut, accumulate, add, kept, over_processes, total
 from taskloom.auxiliary.bodies import Body
+from taskloom.auxiliary.drawn import Drawn
 from taskloom.auxiliary.heads import ObjectiveHeads
 from taskloom.auxiliary.plan import Share, plan_step
 from taskloom.auxiliary.space import Objective
@@ -33,6 +36,7 @@ from taskloom.auxiliary.weights import ObjectiveWeights
 from taskloom.generative import GenerativeModel
 from taskloom.gradients.cut import Cut, top_layer
 from taskloom.model import MultiTaskModel
+from taskloom.processes import sum_over, world_size
 
 __all__ = ["AuxiliaryStep", "StepResult", "compared_layer"]
 
@@ -127,8 +131,9 @@ class AuxiliaryStep:
         """Do the auxiliary part of a step, after the tasks' own gradients are in `.grad`.
 
         Args:
-            seed: of everything drawn in this step.
-            dev_loss: the held-out loss as a function of the network; None where the weights do not learn.
+            seed: of everything drawn in this step, the same in every process.
+            dev_loss: this process' part of the held-out loss as a function of the network; None where the weights do
+                not learn.
         """
         numbers = np.random.default_rng(seed)
         generator = torch.Generator().manual_seed(int(numbers.integers(2**63)))
@@ -145,7 +150,7 @@ class AuxiliaryStep:
 
     def _draw(
         self, share: Share, objectives: Sequence[Objective], numbers: np.random.Generator, generator: torch.Generator
-    ) -> "_Drawn":
+    ) -> Drawn:
         view, device = share.view, self.parameters[0].device
         batch = self.sources[view.data].draw(view.rows, share.rows, numbers)
         ordered = view.representation != "bidirectional"
@@ -158,20 +163,32 @@ class AuxiliaryStep:
         )
         pooled = self.body.pooled_position(batch.attention_mask)
         seen = visibility(view.representation, batch.attention_mask, generator, pooled=pooled, density=self.density)
-        return _Drawn(
+        members = [objectives[position] for position in share.members]
+        noise = self._noise(corrupted.noised, int(numbers.integers(2**63)))
+        whole = Drawn(
             members=share.members,
-            objectives=[objectives[position] for position in share.members],
-            batch=batch.to(device),
-            input_ids=corrupted.input_ids.to(device),
-            mask=seen.attention(batch.attention_mask, self.body.dtype).to(device),
-            noised=None if corrupted.noised is None else corrupted.noised.to(device),
-            counted=corrupted.counted.to(device),
-            predictor=seen.predictor.to(device),
-            generator=torch.Generator().manual_seed(int(numbers.integers(2**63))),
+            objectives=members,
+            counts=[self.heads.count(each, batch, corrupted.counted, seen.predictor) for each in members],
+            part=1.0,
+            batch=batch,
+            input_ids=corrupted.input_ids,
+            mask=seen.attention(batch.attention_mask, self.body.dtype),
+            noise=noise,
+            counted=corrupted.counted,
+            predictor=seen.predictor,
         )
+        return whole.of_process().to(device)
 
-    def _losses(self, drawn: "_Drawn", rows: slice) -> list[tuple[Tensor, Tensor]]:
-        """Run a view's rows and return each member's mean loss, and how much of the view's mean that is."""
+    def _noise(self, noised: Tensor | None, seed: int) -> Tensor | None:
+        """Draw the noise of all rows together: it must not depend on how they are divided later."""
+        if noised is None:
+            return None
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn((*noised.shape, self.body.embedding.embedding_dim), generator=generator)
+        return drawn * self.noise * noised.unsqueeze(-1)
+
+    def _losses(self, drawn: Drawn, rows: slice) -> list[tuple[Tensor, Tensor]]:
+        """Run some of a view's rows; return each member's mean loss, and how much of the mean over all rows that is."""
         part = drawn.rows(rows)
         with self.autocast():
             states = self.body.hidden(
@@ -179,23 +196,20 @@ class AuxiliaryStep:
                 part.mask,
                 part.batch.task,
                 part.batch.token_type_ids,
-                noised=part.noised,
-                noise=self.noise,
-                generator=part.generator,
+                noise=part.noise,
             )
             pooled = self.body.pool(states, part.batch.attention_mask)
             found = []
-            for objective in part.objectives:
+            for objective, whole in zip(part.objectives, part.counts, strict=True):
                 loss, count = self.heads.loss(
                     objective, states, pooled, part.batch, part.counted, part.predictor, self.body
                 )
-                whole = self.heads.count(objective, drawn.batch, drawn.counted, drawn.predictor)
-                found.append((loss, count / whole.clamp(min=1)))
+                found.append((loss, count / whole.clamp(min=1) * part.part))
         return found
 
-    def _chunks(self, drawn: "_Drawn") -> list[slice]:
+    def _chunks(self, drawn: Drawn) -> list[slice]:
         """Split a view's rows; in-batch contrasts and a cut graph need all of them at once."""
-        whole = self._layer is not None or any(each.output == "quick-thoughts" for each in drawn.objectives)
+        whole = self._layer is not None or drawn.contrasts
         size = len(drawn.batch) if whole or self.chunk is None else self.chunk
         starts = [*range(0, len(drawn.batch), size), len(drawn.batch)]
         return [slice(first, last) for first, last in pairwise(starts)]
@@ -205,9 +219,13 @@ class AuxiliaryStep:
 
     # Static weights: plain multi-task training
 
-    def _static(self, sampled: list[int], among: Tensor, drawn: list["_Drawn"]) -> StepResult:
+    def _static(self, sampled: list[int], among: Tensor, drawn: list[Drawn]) -> StepResult:
         _, balance = self.weights.balance()
         losses = torch.zeros(len(sampled), device=self.parameters[0].device)
+        touched = [*self.parameters, *self._head_parameters()]
+        for parameter in touched:  # what is there is the same in all processes, and will be added up with the rest
+            if parameter.grad is not None and world_size() > 1:
+                parameter.grad /= world_size()
         for view in drawn:
             for rows in self._chunks(view):
                 weighted = torch.zeros((), device=losses.device)
@@ -215,12 +233,17 @@ class AuxiliaryStep:
                     weighted = weighted + (balance * among[position].item()) * (loss * share)
                     losses[position] += (loss * share).detach()
                 self._scaled(weighted).backward()
+        for parameter, gradient in zip(
+            touched, over_processes([parameter.grad for parameter in touched], touched), strict=True
+        ):
+            parameter.grad = gradient
+        sum_over(losses)
         return StepResult(sampled, losses, None, balance * (among.to(losses) @ losses))
 
     # Learned weights: one gradient an objective, compared with the held-out one
 
     def _learning(
-        self, sampled: list[int], among: Tensor, drawn: list["_Drawn"], dev_loss: Callable[[], Tensor]
+        self, sampled: list[int], among: Tensor, drawn: list[Drawn], dev_loss: Callable[[], Tensor]
     ) -> StepResult:
         _, balance = self.weights.balance()
         dev = self._dev_gradient(dev_loss)
@@ -241,6 +264,7 @@ class AuxiliaryStep:
         with self._cut() as cut, self.autocast():
             loss = dev_loss()
         gradient = torch.autograd.grad(self._scaled(loss), self.parameters, allow_unused=True)
+        gradient = over_processes(list(gradient), self.parameters)
         if cut is None:
             return HeldOut(gradient, [True] * len(gradient))
         below = cut.parameters_below()  # of which a gradient above is only a part
@@ -252,7 +276,7 @@ class AuxiliaryStep:
 
     def _differentiate(
         self,
-        view: "_Drawn",
+        view: Drawn,
         among: Tensor,
         balance: float,
         dev: HeldOut,
@@ -261,7 +285,7 @@ class AuxiliaryStep:
         cosines: Tensor,
     ) -> None:
         """Add a view's weighted gradients to `summed`, its members' to their heads', and note losses and cosines."""
-        heads = [parameter for parameter in self.heads.parameters() if parameter.requires_grad]
+        heads = self._head_parameters()
         chunks = self._chunks(view)
         gathered: dict[int, Gradient] = {}
         for rows in chunks:
@@ -285,6 +309,10 @@ class AuxiliaryStep:
                 if rows is not chunks[-1]:
                     gathered[position] = gradient
                     continue
+                gradient[: len(gradient) - len(leaves)] = over_processes(
+                    gradient[: len(gradient) - len(leaves)], [*self.parameters, *heads]
+                )
+                sum_over(losses[position])
                 factor, cosines[position] = self._agreement(gradient[: len(self.parameters)], dev, losses[position])
                 weight = among[position].item() * factor
                 accumulate(summed, gradient, weight, factor)
@@ -295,7 +323,10 @@ class AuxiliaryStep:
                     at_leaf = scaled if at_leaf is None else at_leaf + scaled
             if cut is not None and at_leaf is not None and cut.below is not None and cut.below.requires_grad:
                 below = torch.autograd.grad(cut.below, self.parameters, at_leaf, allow_unused=True)
-                accumulate(summed, list(below), at_leaf.new_ones(()), None)
+                accumulate(summed, over_processes(list(below), self.parameters), at_leaf.new_ones(()), None)
+
+    def _head_parameters(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.heads.parameters() if parameter.requires_grad]
 
     def _agreement(self, gradient: Gradient, dev: HeldOut, loss: Tensor) -> tuple[Tensor, Tensor]:
         """Return the factor that clips an objective's gradient, 0 where it is not finite, and the cosine, NaN there."""
@@ -325,29 +356,3 @@ def compared_layer(network: Any, count: int) -> nn.Module:
         return top_layer(body, count)
     except ValueError as error:
         raise ValueError(f"`cosine_layers`: {error}") from None
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """The rows of a view, corrupted and masked, with the objectives that are read off it."""
-
-    members: tuple[int, ...]
-    objectives: list[Objective]
-    batch: RowBatch
-    input_ids: Tensor
-    mask: Tensor
-    noised: Tensor | None
-    counted: Tensor
-    predictor: Tensor
-    generator: torch.Generator
-
-    def rows(self, rows: slice) -> "_Drawn":
-        return replace(
-            self,
-            batch=self.batch.rows(rows),
-            input_ids=self.input_ids[rows],
-            mask=self.mask[rows],
-            noised=None if self.noised is None else self.noised[rows],
-            counted=self.counted[rows],
-            predictor=self.predictor[rows],
-        )
