@@ -2,6 +2,9 @@
 
 The encoder is shared, so its gradient is the aggregation of one row a task (the Jacobian of the tasks' losses). Each
 head belongs to one task: its gradient is that of its own loss, as in the mean over tasks.
+
+Of several processes each has a share of the batch. A row is a sum over the examples of its task, so the rows of the
+whole batch are the sums of the processes' rows; they are aggregated then, not before.
 """
 
 from collections.abc import Callable
@@ -13,6 +16,7 @@ from torch import Tensor
 from taskloom.errors import UserError, did_you_mean
 from taskloom.generative import GenerativeModel
 from taskloom.model import MultiTaskModel
+from taskloom.processes import from_main, sum_over
 
 __all__ = ["aggregate_gradients", "find_aggregator"]
 
@@ -60,12 +64,13 @@ def aggregate_gradients(
 
     Args:
         model: the model that made `outputs`.
-        outputs: what its `forward` returned for a batch with labels.
+        outputs: what its `forward` returned for a batch with labels, or for this process's share of one.
         aggregator: maps the Jacobian, ``[tasks present, parameters]``, to one gradient, ``[parameters]``.
         accumulation_steps: number of batches whose gradients are averaged.
     """
-    present = outputs["counts"] > 0
-    losses = (outputs["loss_sums"][present] / outputs["counts"][present]) / accumulation_steps
+    counts = sum_over(outputs["counts"].clone())
+    present = counts > 0
+    losses = (outputs["loss_sums"][present] / counts[present]) / accumulation_steps
     heads = model.head_parameters()
     own = {id(parameter) for parameter in heads}
     shared = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in own]
@@ -73,12 +78,13 @@ def aggregate_gradients(
     for position in range(len(losses)):
         gradients: Any = torch.autograd.grad(losses[position], shared, retain_graph=True, allow_unused=True)
         rows.append(torch.cat([_flat(g, p) for g, p in zip(gradients, shared, strict=True)]))
-    _accumulate(shared, aggregator(torch.stack(rows)))
+    # An aggregator may draw random numbers, which every process draws for itself.
+    _accumulate(shared, from_main(aggregator(sum_over(torch.stack(rows)))))
     mean = losses.mean()
     if heads:
-        head_gradients = torch.autograd.grad(mean, heads)
-        _accumulate(heads, torch.cat([gradient.flatten() for gradient in head_gradients]))
-    return mean.detach()
+        head_gradients: Any = torch.autograd.grad(mean, heads, allow_unused=True)
+        _accumulate(heads, sum_over(torch.cat([_flat(g, p) for g, p in zip(head_gradients, heads, strict=True)])))
+    return sum_over(mean.detach())
 
 
 def _flat(gradient: Tensor | None, parameter: Tensor) -> Tensor:

@@ -61,12 +61,17 @@ def layout(recipe: Recipe, model: MultiTaskModel | GenerativeModel) -> dict[str,
 
 
 def build_inference(
-    recipe: Recipe, model: MultiTaskModel | GenerativeModel, suite: TaskSuite, tokenizer: Any, batch_size: int
+    recipe: Recipe,
+    model: MultiTaskModel | GenerativeModel,
+    suite: TaskSuite,
+    tokenizer: Any,
+    batch_size: int,
+    shared: bool = False,
 ) -> Inference:
-    """Return the model with what it takes to feed it and to read its outputs."""
+    """Return the model with what it takes to feed it and to read its outputs; `shared` as for `Inference`."""
     if isinstance(model, GenerativeModel):
-        return TextInference(model, tokenizer, batch_size, recipe.data.max_target_length)
-    return Inference(model, MultiTaskCollator(tokenizer, suite), batch_size)
+        return TextInference(model, tokenizer, batch_size, recipe.data.max_target_length, shared)
+    return Inference(model, MultiTaskCollator(tokenizer, suite), batch_size, shared)
 
 
 def refuse_long_examples(recipe: Recipe, suite: TaskSuite, model: MultiTaskModel | GenerativeModel) -> None:

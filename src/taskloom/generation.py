@@ -1,6 +1,6 @@
 """Answers of a trained generative model: by greedy generation, or the likeliest of an example's choices."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from taskloom.evaluation.candidates import Candidate, likeliest_answer
 from taskloom.generative import GenerativeModel
 from taskloom.inference import Inference, Outputs
+from taskloom.shares import over_processes
 from taskloom.tasks import Examples, Task, TaskFeatures
 from taskloom.tasks.answers import answer_ids, longest_answer
 from taskloom.tasks.collate_text import Text2TextCollator
@@ -26,6 +27,7 @@ class TextInference(Inference):
         tokenizer: its tokenizer.
         batch_size: examples (or choices of examples) a forward pass.
         max_target_length: longest answer in tokens, of tasks that do not say their own and whose answers are not known.
+        shared: whether several processes share the work. All of them must call then, and all get everything.
     """
 
     def __init__(
@@ -34,9 +36,10 @@ class TextInference(Inference):
         tokenizer: PreTrainedTokenizerBase,
         batch_size: int = 64,
         max_target_length: int = 128,
+        shared: bool = False,
     ) -> None:
         self.text_collator = Text2TextCollator(tokenizer, model.layout == "decoder")
-        super().__init__(model, self.text_collator, batch_size)
+        super().__init__(model, self.text_collator, batch_size, shared)
         self.generative = model
         self.tokenizer = tokenizer
         self.max_target_length = max_target_length
@@ -81,7 +84,8 @@ class TextInference(Inference):
         """Return the generated answers and, if the task keeps candidates, -log p of each."""
         answers, scores = [""] * len(features), np.zeros(len(features))
         room = self._room(task)
-        for positions in self._batches(features.lengths):
+
+        def run(positions: list[int]) -> tuple[list[str], np.ndarray | None]:
             batch = self._on_device(self.text_collator.prompts(features.__getitems__(positions)))
             options: dict[str, Any] = {
                 "input_ids": batch["input_ids"],
@@ -93,14 +97,20 @@ class TextInference(Inference):
                 "pad_token_id": self.text_collator.padding,
                 "eos_token_id": self.tokenizer.eos_token_id,
             }
+            score = None
             if task.keeps_candidates:
                 ids, log_probability = self.generative.generate_scored(**options)
-                scores[positions] = -log_probability.cpu().numpy()
+                score = -log_probability.cpu().numpy()
             else:
                 ids = self.generative.generate(**options)
-            texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)], score
+
+        batches = self._batches(features.lengths)
+        for positions, (texts, score) in zip(batches, over_processes(run, batches, self.shared), strict=True):
+            if score is not None:
+                scores[positions] = score
             for position, text in zip(positions, texts, strict=True):
-                answers[position] = text.strip()
+                answers[position] = text
         return answers, scores
 
     def _room(self, task: Task) -> int:
@@ -145,17 +155,14 @@ class TextInference(Inference):
             lengths: tokens of each item.
             name: of the output.
         """
-        found = np.zeros(len(lengths))
-        for positions in self._batches(lengths):
-            batch = self._on_device(self.text_collator(fetch(positions)))
-            found[positions] = self.generative(**batch)[name].float().cpu().numpy()
-        return found
 
-    def _batches(self, lengths: np.ndarray) -> Iterator[list[int]]:
-        """Yield positions of items of similar length, the longest first."""
-        order = np.argsort(lengths, kind="stable")[::-1].tolist()
-        for first in range(0, len(order), self.batch_size):
-            yield order[first : first + self.batch_size]
+        def run(positions: list[int]) -> np.ndarray:
+            return self.generative(**self._on_device(self.text_collator(fetch(positions))))[name].float().cpu().numpy()
+
+        found, batches = np.zeros(len(lengths)), self._batches(lengths)
+        for positions, values in zip(batches, over_processes(run, batches, self.shared), strict=True):
+            found[positions] = values
+        return found
 
     def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         device = next(self.model.parameters()).device

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from taskloom.evaluation import primary, score_task
 from taskloom.evaluation.candidates import Candidate
@@ -15,6 +15,7 @@ from taskloom.evaluation.prediction import classes, tags, values
 from taskloom.evaluation.span import Answer, best_answers
 from taskloom.generative import GenerativeModel
 from taskloom.model import MultiTaskModel
+from taskloom.shares import over_processes
 from taskloom.tasks import Examples, Task, TaskFeatures, TaskSuite
 
 __all__ = ["Inference", "Outputs", "dev_splits", "mean_score"]
@@ -45,37 +46,55 @@ class Inference:
         model: the model; it is put into evaluation mode for every call and back into its former mode.
         collator: makes batches of items.
         batch_size: items a forward pass.
+        shared: whether several processes share the work. All of them must call then, and all get everything.
     """
 
     def __init__(
-        self, model: MultiTaskModel | GenerativeModel, collator: Callable[..., Any], batch_size: int = 64
+        self,
+        model: MultiTaskModel | GenerativeModel,
+        collator: Callable[..., Any],
+        batch_size: int = 64,
+        shared: bool = False,
     ) -> None:
         self.model = model
         self.collator = collator
         self.batch_size = batch_size
+        self.shared = shared
 
     @torch.no_grad()
     def outputs(self, task: Task, features: TaskFeatures) -> Outputs:
         """Run the model over all items of one task, those of similar length together."""
-        order = np.argsort(features.lengths, kind="stable")[::-1].tolist()
         device = next(self.model.parameters()).device
         level = "token_logits" if task.kind in ("token", "span") else "logits"
-        logits: list[Any] = [None] * len(order)
-        losses = []
+        logits: list[Any] = [None] * len(features)
+
+        def run(positions: list[int]) -> tuple[list[np.ndarray], Tensor | None]:
+            batch = self.collator(features.__getitems__(positions))
+            outputs = self.model(**{name: value.to(device) for name, value in batch.items()})
+            lengths = batch["attention_mask"].sum(dim=1).tolist()
+            found = outputs[level].float().cpu().numpy()
+            if level == "token_logits":
+                found = [row[:length] for row, length in zip(found, lengths, strict=True)]
+            loss = outputs.get("example_loss")
+            return list(found), None if loss is None else loss.cpu()
+
+        batches = self._batches(features.lengths)
         training = self.model.training
         self.model.eval()
         try:
-            positions = iter(order)
-            for batch in DataLoader(features, self.batch_size, sampler=order, collate_fn=self.collator):
-                outputs = self.model(**{name: value.to(device) for name, value in batch.items()})
-                lengths = batch["attention_mask"].sum(dim=1).tolist()
-                for row, length in zip(outputs[level].float().cpu().numpy(), lengths, strict=True):
-                    logits[next(positions)] = row[:length] if level == "token_logits" else row
-                if "example_loss" in outputs:
-                    losses.append(outputs["example_loss"])
+            found = over_processes(run, batches, self.shared)
         finally:
             self.model.train(training)
+        for positions, (rows, _) in zip(batches, found, strict=True):
+            for position, row in zip(positions, rows, strict=True):
+                logits[position] = row
+        losses = [loss for _, loss in found if loss is not None]
         return Outputs(logits, torch.cat(losses).mean().item() if losses else None)
+
+    def _batches(self, lengths: np.ndarray) -> list[list[int]]:
+        """Return positions of items of similar length, the longest first."""
+        order = np.argsort(lengths, kind="stable")[::-1].tolist()
+        return [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
 
     def predict(self, task: Task, features: TaskFeatures, examples: Examples) -> tuple[list[Any], Outputs]:
         """Predict for all examples of one task.

@@ -46,9 +46,9 @@ class Predictor:
         self.model.load(folder)
         self.model.eval().to(device)
 
-    def inference(self, batch_size: int = 64) -> Inference:
-        """Return the model with a collator for batches of `batch_size` examples."""
-        return build_inference(self.recipe, self.model, self.suite, self.tokenizer, batch_size)
+    def inference(self, batch_size: int = 64, shared: bool = False) -> Inference:
+        """Return the model with a collator for batches of `batch_size` examples; `shared` as for `Inference`."""
+        return build_inference(self.recipe, self.model, self.suite, self.tokenizer, batch_size, shared)
 
     def predict(
         self,
@@ -106,5 +106,6 @@ def load(run: str | Path, device: str | torch.device | None = None) -> Predictor
     if not folder.model_folder.is_dir():
         raise RunError(f"{folder.path}: holds no trained model yet. Finish it with: taskloom train ... --resume")
     suite = TaskSuite(read_declaration(folder.model_folder).tasks)
+    # Of several processes on one machine each has its own GPU, which the process group has made the current one.
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Predictor(folder.recipe, suite, folder.model_folder, device)

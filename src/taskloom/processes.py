@@ -25,7 +25,9 @@ __all__ = [
     "any_of",
     "barrier",
     "broadcast",
+    "from_main",
     "gather",
+    "is_first",
     "is_main",
     "join",
     "main_first",
@@ -92,7 +94,7 @@ def gather(value: Any) -> list[Any]:
     """Return the values of all processes in the order of their numbers, in every process.
 
     Args:
-        value: anything small that can be pickled; it travels by memory or network, never by a file.
+        value: anything that can be pickled; it travels by memory or network, never by a file.
     """
     if world_size() == 1:
         return [value]
@@ -117,8 +119,15 @@ def broadcast(value: Any, source: int = 0) -> Any:
 
 
 def any_of(flag: bool) -> bool:
-    """Return whether `flag` holds in any process."""
-    return any(gather(flag))
+    """Return whether `flag` holds in any process: quick enough to be asked every step."""
+    if world_size() == 1:
+        return flag
+    join()
+    import torch
+
+    flags = torch.tensor([flag], dtype=torch.int32)
+    torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+    return bool(flags.item())
 
 
 def sum_over(tensor: "Tensor") -> "Tensor":
@@ -131,16 +140,30 @@ def sum_over(tensor: "Tensor") -> "Tensor":
     return tensor
 
 
+def from_main(tensor: "Tensor") -> "Tensor":
+    """Overwrite a tensor by that of the main process, in place, and return it."""
+    if world_size() > 1:
+        join()
+        from torch import distributed
+
+        distributed.broadcast(tensor, src=0)
+    return tensor
+
+
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Let the main process run the block before the others, which then find what it has written (a cache)."""
-    if not is_main():
-        barrier()
-    try:
-        yield
-    finally:
-        if is_main():
+    """Let the main process run the block before the others, which then find what it has written (a cache).
+
+    An error of any process is raised in all of them, as by `together`; the block must exchange nothing.
+    """
+    with together():
+        if not is_main():
             barrier()
+        try:
+            yield
+        finally:
+            if is_main():
+                barrier()
 
 
 @contextmanager
@@ -177,6 +200,18 @@ def on_main(function: Callable[[], Value]) -> Value:
         if is_main():
             value = function()
     return broadcast(value)
+
+
+def is_first(name: str) -> bool:
+    """Return whether this process is the first to ask for `name`; usable when other processes are gone."""
+    if _group() is None:
+        return is_main()
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    try:
+        return _get_default_store().add(f"taskloom/{name}", 1) == 1
+    except RuntimeError:  # the launcher, which keeps the list, is gone as well
+        return is_main()
 
 
 def _told(error: Exception | None) -> UserError | str | None:

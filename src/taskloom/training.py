@@ -3,9 +3,10 @@
 The Trainer brings devices, mixed precision, accumulation, schedules, trackers and callbacks. This subclass adds what
 many tasks need: batches by a sampling strategy, the choice of uncertain examples, the loss as a mean over tasks,
 each task's loss and share in the log, evaluation task by task, gradient aggregation, and checkpoints that a kill at
-any moment cannot spoil.
+any moment cannot spoil. Several processes (`torchrun`, `accelerate launch`) share each batch and make the steps of one.
 """
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -28,11 +30,13 @@ from taskloom.generation import TextInference
 from taskloom.generative import GenerativeModel
 from taskloom.inference import Inference, Scores, dev_splits, mean_score, split_title
 from taskloom.model import MultiTaskModel
+from taskloom.processes import main_first, sum_over, world_size
 from taskloom.sampling import Proportional, Sampling, TaskBatchSampler, Uncertainty
+from taskloom.shares import WEIGHT, SharedBatches, collate_share, example_weights, own_positions
 from taskloom.storage import staged_folder, write_atomically
 from taskloom.tasks import MultiTaskCollator, TaskSuite
 from taskloom.tasks.collate_text import Text2TextCollator
-from taskloom.uncertainty import UncertaintyScorer
+from taskloom.uncertainty import UncertaintyScorer, take
 
 __all__ = ["MultiTaskTrainer"]
 
@@ -48,6 +52,7 @@ class MultiTaskTrainer(StagedTrainer):
         args: the Trainer's arguments; `metric_for_best_model` is ``"mean"``, the mean of the tasks' primary metrics.
         suite: the tasks and their data.
         tokenizer: the encoder's tokenizer.
+        batch_size: examples of a batch, of all processes together; None takes as many as `args` asks of each process.
         sampling: which examples come next.
         max_length: longest input, in tokens.
         max_target_length: longest answer of text2text tasks that do not say their own, in tokens.
@@ -78,6 +83,7 @@ class MultiTaskTrainer(StagedTrainer):
         suite: TaskSuite,
         tokenizer: Any,
         *,
+        batch_size: int | None = None,
         sampling: Sampling | None = None,
         max_length: int = 128,
         max_target_length: int = 128,
@@ -99,7 +105,7 @@ class MultiTaskTrainer(StagedTrainer):
         self.network = model
         self.suite = suite
         self.sampling = sampling or Proportional()
-        self.mean_loss = loss
+        self.mean_loss: Literal["tasks", "examples"] = loss
         self.aggregator = find_aggregator(aggregator) if aggregator else None
         self.patience = patience
         self.best_folder = best_folder
@@ -112,21 +118,24 @@ class MultiTaskTrainer(StagedTrainer):
             "max_target_length": max_target_length,
             "decoder_only": model.layout == "decoder",
         }
-        self.dev_features = {
-            (task.name, split): suite.task_features(task.name, split, tokenizer, **layout)
-            for task, split in dev_splits(suite)
-        }
-        train_features = suite.features(tokenizer, **layout)
+        with main_first():  # who comes later reads the first one's cache
+            self.dev_features = {
+                (task.name, split): suite.task_features(task.name, split, tokenizer, **layout)
+                for task, split in dev_splits(suite)
+            }
+            train_features = suite.features(tokenizer, **layout)
         if isinstance(model, GenerativeModel):
             collator = Text2TextCollator(tokenizer, model.layout == "decoder", pad_to)
-            self.inference: Inference = TextInference(model, tokenizer, args.eval_batch_size, max_target_length)
+            self.inference: Inference = TextInference(
+                model, tokenizer, args.eval_batch_size, max_target_length, shared=True
+            )
         else:
             collator = MultiTaskCollator(tokenizer, suite, pad_to=pad_to)
-            self.inference = Inference(model, collator, args.eval_batch_size)
+            self.inference = Inference(model, collator, args.eval_batch_size, shared=True)
         self.batch_sampler = TaskBatchSampler(
             self.sampling,
             train_features.sizes,
-            args.train_batch_size,
+            batch_size or args.train_batch_size * world_size(),
             lengths=train_features.lengths,
             group_by_length=group_by_length,
             mixed=mixed,
@@ -134,9 +143,10 @@ class MultiTaskTrainer(StagedTrainer):
         )
         # Columns such as `task` are ours and must reach the model.
         args.remove_unused_columns = False
-        batches = math.ceil(len(self.batch_sampler) / args.world_size)
+        # What a batch has no use for, such as the head of a task that is not in it, differs from process to process.
+        args.ddp_find_unused_parameters, args.ddp_broadcast_buffers = True, False
         args.eval_strategy = args.save_strategy = IntervalStrategy.STEPS
-        args.eval_steps = evaluate_every or math.ceil(batches / args.gradient_accumulation_steps)
+        args.eval_steps = evaluate_every or math.ceil(len(self.batch_sampler) / args.gradient_accumulation_steps)
         args.save_steps = checkpoint_every or args.eval_steps
         args.metric_for_best_model, args.greater_is_better = "mean", True
         super().__init__(
@@ -166,15 +176,34 @@ class MultiTaskTrainer(StagedTrainer):
     # Batches
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return batches, or pools of candidates, in the order of the sampling strategy."""
+        """Return batches, or pools of candidates, in the order of the sampling strategy.
+
+        Of several processes each has its share of a batch, but the whole of a pool, from which all choose together.
+        """
+        dataset, collate = self.train_dataset, self.data_collator
+        if self._is_shared and not isinstance(self.sampling, Uncertainty):
+            dataset = SharedBatches(dataset, self.mean_loss)  # pyright: ignore[reportArgumentType]
+            collate = functools.partial(collate_share, collate)
         loader = DataLoader(
-            self.train_dataset,  # pyright: ignore[reportArgumentType]
+            dataset,  # pyright: ignore[reportArgumentType]
             batch_sampler=self.batch_sampler,
-            collate_fn=self.data_collator,
+            collate_fn=collate,
             num_workers=self.args.dataloader_num_workers,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
         )
-        return self.accelerator.prepare(loader)
+        # As of one process: what `accelerator.prepare` would share out are whole batches.
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    @property
+    def _is_shared(self) -> bool:
+        return world_size() > 1
+
+    def _own_share(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return this process's share of a whole batch, with the examples' weights."""
+        weights = example_weights(inputs["task"], len(self.suite), self.mean_loss)
+        own, count = own_positions(len(weights))
+        positions = torch.tensor(own, device=weights.device)
+        return {**take(inputs, positions), WEIGHT: weights[positions] * count}
 
     # One step
 
@@ -200,12 +229,17 @@ class MultiTaskTrainer(StagedTrainer):
         if isinstance(self.sampling, Uncertainty):
             size = self.batch_sampler.batch_size
             each = self.sampling.guaranteed(len(self.suite), size)
-            inputs = self.scorer.select(model, inputs, size, self.args.eval_batch_size, each)
+            # Outside of a wrapper for several processes: not all score equally many candidates.
+            scoring = self.network if self._is_shared else model
+            inputs = self.scorer.select(scoring, inputs, size, self.args.eval_batch_size, each)
+            if self._is_shared:
+                inputs = self._own_share(inputs)
         if self.aggregator is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         with self.compute_loss_context_manager():
-            outputs = model(**inputs)
+            # Outside of such a wrapper here, too: the rows are added up, not the gradient.
+            outputs = self._outputs(self.network if self._is_shared else model, inputs)
         self._observe(outputs)
         return aggregate_gradients(
             self.network,
@@ -221,14 +255,28 @@ class MultiTaskTrainer(StagedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        outputs = model(**inputs)
+        outputs = self._outputs(model, inputs)
         self._observe(outputs)
-        loss = outputs["loss"] if self.mean_loss == "tasks" else outputs["example_loss"].mean()
+        if WEIGHT in inputs:
+            # What the Trainer does with the processes' gradients and losses is a mean.
+            loss = (inputs[WEIGHT] * outputs["example_loss"]).sum() * world_size()
+        else:
+            loss = outputs["loss"] if self.mean_loss == "tasks" else outputs["example_loss"].mean()
         return (loss, outputs) if return_outputs else loss
+
+    def _outputs(self, model: torch.nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Run the model; examples of weight 0 are in no task's sum and count."""
+        outputs = model(**{name: value for name, value in inputs.items() if name != WEIGHT})
+        if WEIGHT in inputs:
+            counted = (inputs[WEIGHT] > 0).to(outputs["example_loss"].dtype)
+            zeros = torch.zeros_like(outputs["counts"])
+            outputs["counts"] = zeros.index_add(0, inputs["task"], counted)
+            outputs["loss_sums"] = zeros.index_add(0, inputs["task"], counted * outputs["example_loss"])
+        return outputs
 
     def _observe(self, outputs: dict[str, Tensor]) -> None:
         """Count losses and examples task by task, on the device: nothing is read back before the next log."""
-        sums, counts = outputs["loss_sums"].detach(), outputs["counts"].detach()
+        sums, counts = sum_over(torch.stack([outputs["loss_sums"].detach(), outputs["counts"].detach()]))
         self._loss_sums += sums
         self._counts += counts
         self.scorer.observe(sums, counts)
@@ -304,7 +352,8 @@ class MultiTaskTrainer(StagedTrainer):
         save_file(self.scorer.state_dict(), folder / SAMPLING_FILE)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        self.network.save(Path(output_dir or self.checkpoints))
+        if self.args.should_save:
+            self.network.save(Path(output_dir or self.checkpoints))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)

@@ -30,9 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from taskloom.heads import IGNORED, TaskHeads, mask_padding
+from taskloom.processes import rank, sum_over, world_size
 from taskloom.tasks import Task
 
-__all__ = ["UncertaintyScorer", "pick", "uncertainty_scores"]
+__all__ = ["UncertaintyScorer", "pick", "take", "uncertainty_scores"]
 
 #: Bins of the discretised predictive distribution of a regression head: fine enough for the usual rating scales.
 REGRESSION_BINS = 10
@@ -105,7 +106,7 @@ class UncertaintyScorer:
         """Return the batch of the pool's most uncertain candidates.
 
         The pool is scored without dropout, in chunks and in order of length, so that short candidates are not padded
-        to the longest of the pool.
+        to the longest of the pool. Several processes share the chunks and then choose from the same scores.
 
         Args:
             model: the model in training mode, to which it returns; a `MultiTaskModel`, perhaps wrapped for
@@ -118,14 +119,20 @@ class UncertaintyScorer:
         heads: Any = getattr(model, "module", model).heads
         order = torch.argsort(pool["attention_mask"].sum(dim=1), stable=True)
         entropy = torch.zeros(len(order), device=order.device)
+        chunks = order.split(chunk_size)
         model.eval()
-        for chunk in order.split(chunk_size):
-            batch = _take(pool, chunk)
+        for first in range(0, len(chunks), world_size()):
+            number = first + rank()
+            # A process without a chunk repeats the last: a model whose parameters are sharded needs all of them.
+            chunk = chunks[min(number, len(chunks) - 1)]
+            batch = take(pool, chunk)
             outputs = model(**{name: value for name, value in batch.items() if not name.endswith("labels")})
-            entropy[chunk] = self.entropy(heads, outputs, batch)
+            found = self.entropy(heads, outputs, batch)
+            if number < len(chunks):
+                entropy[chunk] = found
         model.train()
-        scores = uncertainty_scores(entropy, pool["task"], len(self.max_entropy))
-        return _take(pool, pick(scores, batch_size, pool["task"], each))
+        scores = uncertainty_scores(sum_over(entropy), pool["task"], len(self.max_entropy))
+        return take(pool, pick(scores, batch_size, pool["task"], each))
 
     @torch.no_grad()
     def entropy(self, heads: TaskHeads, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
@@ -173,8 +180,8 @@ class UncertaintyScorer:
         self.variance = state["variance"].to(self.variance.device)
 
 
-def _take(pool: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
-    """Take candidates out of the pool, without the padding that none of them needs."""
+def take(pool: dict[str, Tensor], chosen: Tensor) -> dict[str, Tensor]:
+    """Take examples out of a batch, without the padding that none of them needs."""
     width = int(pool["attention_mask"][chosen].sum(dim=1).max())
     return {name: value[chosen, :width] if name in TOKEN_INPUTS else value[chosen] for name, value in pool.items()}
 
