@@ -65,8 +65,8 @@ def make_models(folder: Path) -> None:
         tokenizer.save_pretrained(str(folder / name))
 
 
-def stance_data(folder: Path, rows: int = 24) -> None:
-    """Write stance/{train,dev,test}, as CSV and as JSON lines."""
+def stance_data(folder: Path, rows: int = 24, form: str = "csv") -> None:
+    """Write stance/{train,dev,test}, as CSV or as JSON lines."""
     rng = random.Random(0)
     for split, count in {"train": rows, "dev": rows // 2, "test": 6}.items():
         lines = []
@@ -75,7 +75,10 @@ def stance_data(folder: Path, rows: int = 24) -> None:
             word = {"against": NEGATIVE, "favor": POSITIVE, "none": ["film"]}[label][0]
             text = f"{sentence(rng, 4)} {word}"
             lines.append({"target": "book", "tweet": text, "text": text, "label": label})
-        write_jsonl(folder / f"stance/{split}.jsonl", lines)
+        if form == "jsonl":
+            write_jsonl(folder / f"stance/{split}.jsonl", lines)
+            continue
+        (folder / "stance").mkdir(parents=True, exist_ok=True)
         with (folder / f"stance/{split}.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(lines[0]))
             writer.writeheader()
@@ -179,7 +182,7 @@ def documents(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @stands_in("docs/auxiliary.md")
 def learned_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    stance_data(folder / "data")
+    stance_data(folder / "data", form="jsonl")
     weights = ObjectiveWeights(SearchSpace.named("tapt"), primary_lr=0.1, auxiliary_lr=0.1)
     (folder / "runs/stance").mkdir(parents=True)
     WeightLog(folder / "runs/stance/objective_weights.csv").append(10, weights)
@@ -208,4 +211,42 @@ def answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def news(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     (folder / "web.csv").write_text("raw_text\nUnrelated.\n")
     (folder / "runs/monday/adapt-uniform/model").mkdir(parents=True)
+    return {}
+
+
+def own_tasks(folder: Path, form: str = "csv") -> None:
+    """Write stance/, mood/ and praise/, below the page's folder and below data/."""
+    rng = random.Random(1)
+    for root in (folder, folder / "data"):
+        stance_data(root, form=form)
+        for task in ("mood", "praise"):
+            for split, count in {"train": 16, "dev": 8, "test": 4}.items():
+                words = [(POSITIVE if number % 2 else NEGATIVE)[0] for number in range(count)]
+                rows = "".join(f"{sentence(rng, 3)} {word},{'good' if word in POSITIVE else 'bad'}\n" for word in words)
+                (root / task).mkdir(parents=True, exist_ok=True)
+                (root / task / f"{split}.csv").write_text(f"text,label\n{rows}")
+
+
+@stands_in("docs/getting-started.md")
+@stands_in("docs/add-a-task.md")
+def files_of_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    own_tasks(folder)
+    return {}
+
+
+@stands_in("docs/adapters.md")
+def tasks_and_inputs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    own_tasks(folder)
+    return tokens()
+
+
+@stands_in("docs/which-tasks.md")
+def tasks_and_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    own_tasks(folder)
+    return own_model(folder, monkeypatch)
+
+
+@stands_in("docs/extend.md")
+def tasks_as_json_lines(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    own_tasks(folder, form="jsonl")
     return {}
