@@ -11,11 +11,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import f1_score, matthews_corrcoef
 
 from taskloom.affinity import GradientTable, SubsetSurrogate, TaskGradients
-from taskloom.affinity.solver import TaskStatistics
+from taskloom.affinity.solver import Basis, TaskStatistics
 from taskloom.errors import DataError
 from tests.affinity.support import DIMENSIONS, SIZES, logistic, squared, table
 
 TASKS = tuple(SIZES)
+REAL_BASIS = Basis.of
 
 
 def objective(source, subset, strength, weights=None):
@@ -86,6 +87,18 @@ def test_balance_lets_every_task_weigh_the_same():
     expected = oracle(source, ("a", "c", "r"), 1.0, {task: mean / SIZES[task] for task in SIZES})
     found = SubsetSurrogate(source, C=1.0, balance="tasks").fit([("a", "c", "r")])[0]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_all_tasks_share_is_computed_once(monkeypatch):
+    made = []
+    monkeypatch.setattr(Basis, "of", classmethod(lambda cls, tasks: made.append(len(tasks)) or REAL_BASIS(tasks)))
+    surrogate = SubsetSurrogate(table(kinds=("logistic",)), memory=1)  # a chunk a subset
+    surrogate.estimate([("a", "b"), ("b", "c"), ("a", "c")])
+    surrogate.fit([("a", "b", "c")])
+    assert made == [3]
+    only_squared = SubsetSurrogate(table(kinds=("squared",)))
+    only_squared.fit([("r", "s")])
+    assert made == [3]
 
 
 def test_memory_bound_start_and_order_do_not_change_the_answer():

@@ -23,7 +23,7 @@ from torch.nn.functional import embedding_bag
 
 from taskloom.affinity.lbfgs import HISTORY, ExactInverse, Memory, RotatedInverse
 
-__all__ = ["Solution", "TaskStatistics", "bytes_a_subset", "solve"]
+__all__ = ["Basis", "Solution", "TaskStatistics", "bytes_a_subset", "solve"]
 
 REFRESH = 40  # steps after which a problem's Hessian is computed again
 ROUGH = 1e-5  # the tolerance that single precision reaches safely
@@ -68,6 +68,27 @@ class TaskStatistics:
 
 
 @dataclass(frozen=True)
+class Basis:
+    """What makes all tasks' Hessians about diagonal, once for all problems.
+
+    Attributes:
+        vectors: ``[d, d]``, the eigenvectors of the tasks' sum.
+        diagonals: ``[tasks, d]``, each Hessian's diagonal in them.
+    """
+
+    vectors: Tensor
+    diagonals: Tensor
+
+    @classmethod
+    def of(cls, tasks: Sequence[TaskStatistics]) -> "Basis":
+        total = torch.zeros_like(tasks[0].hessian)
+        for task in tasks:
+            total += task.hessian
+        _, vectors = torch.linalg.eigh(total)
+        return cls(vectors, torch.stack([((task.hessian @ vectors) * vectors).sum(0) for task in tasks]))
+
+
+@dataclass(frozen=True)
 class Solution:
     """``coefficients [subsets, d]``, and `excess [subsets]`, the gradient's norm as a share of what is allowed."""
 
@@ -86,6 +107,7 @@ def solve(
     start: Tensor | None,
     tolerance: float,
     max_steps: int,
+    basis: Basis | None = None,
 ) -> Solution:
     """Solve the problems of some subsets together.
 
@@ -95,6 +117,7 @@ def solve(
         start: ``[subsets, d]``, where to start; None is the Newton step from zero.
         tolerance: the norm of the gradient to reach, as a share of the norm at zero.
         max_steps: the steps after which a problem is left as it is.
+        basis: of `tasks`; None makes it. Tasks with the squared loss need none.
     """
     present = sorted(set(chain.from_iterable(subsets)))
     column = {task: position for position, task in enumerate(present)}
@@ -119,8 +142,9 @@ def solve(
         inverse = ExactInverse(torch.linalg.cholesky(hessian))
         begin = -inverse(base) if start is None else start
     else:
-        _, vectors = torch.linalg.eigh(torch.stack([task.hessian for task in members]).sum(0))
-        diagonal = 1 + summed([((task.hessian @ vectors) * vectors).sum(0) for task in members])
+        basis = basis or Basis.of(tasks)
+        vectors = basis.vectors
+        diagonal = 1 + summed([basis.diagonals[t] for t in present])
         inverse = RotatedInverse(vectors, diagonal)
         begin = -inverse(base) if start is None else start
         if start is None:

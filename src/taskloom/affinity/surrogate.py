@@ -18,7 +18,7 @@ from torch import Tensor
 
 from taskloom.affinity.metrics import LOWER_IS_BETTER, metric_for, standard_error
 from taskloom.affinity.scores import Estimates, Gains, deviation, measured
-from taskloom.affinity.solver import TaskStatistics, bytes_a_subset, solve
+from taskloom.affinity.solver import Basis, TaskStatistics, bytes_a_subset, solve
 from taskloom.affinity.source import GradientSource, check_source
 from taskloom.errors import did_you_mean
 
@@ -83,6 +83,7 @@ class SubsetSurrogate:
         self.tolerance, self.max_steps, self.memory = tolerance, max_steps, memory
         self._index = {task: position for position, task in enumerate(self.tasks)}
         self._statistics = [self._task_statistics(each) for each in self.sources]
+        self._bases: dict[int, Basis] = {}
 
     def _task_statistics(self, source: GradientSource) -> list[TaskStatistics]:
         splits = [source.train(task) for task in self.tasks]
@@ -92,6 +93,12 @@ class SubsetSurrogate:
             TaskStatistics.of(rows.gradients, rows.outputs, rows.labels, rows.loss, weight)
             for rows, weight in zip(splits, weights, strict=True)
         ]
+
+    def _basis(self, member: int) -> Basis:
+        """Return a source's basis, made when it is first needed: with many tasks it costs as much as many subsets."""
+        if member not in self._bases:
+            self._bases[member] = Basis.of(self._statistics[member])
+        return self._bases[member]
 
     def position(self, task: str) -> int:
         """Return the column of a task."""
@@ -144,9 +151,11 @@ class SubsetSurrogate:
             start = start.double().reshape(shape)
         coefficients = torch.empty(shape, dtype=torch.float64)
         for member, statistics in enumerate(self._statistics):
+            # Hessians of the squared loss are exact everywhere, and need no basis.
+            basis = None if all(task.quadratic for task in statistics) else self._basis(member)
             for chunk in self._chunks(positions):
                 begin = None if start is None else start[member, chunk]
-                solution = solve(statistics, positions[chunk], begin, self.tolerance, self.max_steps)
+                solution = solve(statistics, positions[chunk], begin, self.tolerance, self.max_steps, basis)
                 stuck = (solution.excess > 1).nonzero().flatten().tolist()
                 if stuck:
                     name = ", ".join(self.tasks[task] for task in positions[chunk][stuck[0]])
@@ -270,8 +279,10 @@ class SubsetSurrogate:
         coefficients = self._by_source(coefficients)
         others = None if against is None else self._by_source(against)
         count = coefficients.shape[1]
+        # No differences are held where none are asked for: with many tasks and subsets these are large.
         scores, differences = (
-            torch.full((parts, count, len(self.tasks)), torch.nan, dtype=torch.float64) for parts in (3, 2)
+            torch.full((parts, count, len(self.tasks)), torch.nan, dtype=torch.float64)
+            for parts in (3, 2 if others is not None else 0)
         )
         if members is None:
             holders = [torch.arange(count)] * len(self.tasks)
