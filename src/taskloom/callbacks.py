@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from taskloom.interrupts import Interrupts
+from taskloom.processes import any_of, world_size
 from taskloom.progress import Rate
 
 __all__ = ["BatchSchedule", "GracefulStop", "MetricsWriter", "ProgressLine"]
@@ -32,10 +34,17 @@ class MetricsWriter(TrainerCallback):
 
 
 class BatchSchedule(TrainerCallback):
-    """Tell the batch sampler its epoch, on a resumed run too, and evaluate after the last step."""
+    """Tell the batch sampler its epoch, on a resumed run too, and evaluate after the last step.
+
+    Several processes draw their own dropout masks.
+    """
 
     def __init__(self, batch_sampler: Any) -> None:
         self.batch_sampler = batch_sampler
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if args.process_index:
+            torch.manual_seed(args.seed + args.process_index)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.batch_sampler.set_epoch(int(state.epoch or 0))
@@ -46,22 +55,28 @@ class BatchSchedule(TrainerCallback):
 
 
 class GracefulStop(TrainerCallback):
-    """On the first interrupt finish the step, write a checkpoint and end; on the second stop at once."""
+    """On the first interrupt finish the step, write a checkpoint and end; on the second stop at once.
+
+    Several processes end after the same step, whichever of them was interrupted.
+    """
 
     def __init__(self, console: Console) -> None:
         message = "Stopping after this step and writing a checkpoint. Interrupt again to stop at once."
-        self._interrupts = Interrupts(lambda: console.print(message))
+        # A launcher passes on the interrupt that the terminal sent to its processes as well.
+        echo = 5.0 if world_size() > 1 else 0.0
+        self._interrupts = Interrupts(lambda: console.print(message), echo)
 
     @property
     def requested(self) -> bool:
-        """Whether an interrupt has come."""
+        """Whether an interrupt has come to any process, as of the last step."""
         return self._interrupts.requested
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._interrupts.watch()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.requested:
+        if any_of(self.requested):
+            self._interrupts.requested = True
             control.should_save = True
             control.should_training_stop = True
 

@@ -8,7 +8,7 @@ exits with code 2; a traceback appears only with `--debug`. Anything else that e
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["DataError", "RecipeError", "RunError", "UserError", "did_you_mean"]
+__all__ = ["DataError", "LostProcessError", "RecipeError", "RunError", "UserError", "did_you_mean"]
 
 
 class UserError(ValueError):
@@ -25,6 +25,10 @@ class DataError(UserError):
 
 class RunError(UserError):
     """A run folder cannot be used as asked: not empty, of another recipe, incomplete or damaged."""
+
+
+class LostProcessError(UserError):
+    """Another process of this run has ended, and the run with it. No mistake of the user's, but theirs to go on."""
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:

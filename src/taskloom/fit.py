@@ -20,6 +20,17 @@ from taskloom.generative import GenerativeModel
 from taskloom.inference import Scores, dev_splits, mean_score, split_title
 from taskloom.model import MultiTaskModel
 from taskloom.predictor import load
+from taskloom.processes import (
+    barrier,
+    is_main,
+    join,
+    lost_processes,
+    main_first,
+    on_main,
+    resume_command,
+    together,
+    world_size,
+)
 from taskloom.recipe import Recipe
 from taskloom.report import learning_curves, score_markdown, score_table
 from taskloom.runs import RunFolder
@@ -52,17 +63,19 @@ def fit(recipe: Recipe, resume: bool = False, quiet: bool = False) -> RunFolder:
         from taskloom.grouped import fit_groups
 
         return fit_groups(recipe, resume, quiet)
-    console = Console(quiet=quiet, stderr=True)
+    console = Console(quiet=quiet or not is_main(), stderr=True)
     transformers_logging.disable_progress_bar()  # one line of progress is enough, and it is ours
     # The folder is looked at first, for a quick refusal, and begun last: a mistake in the data must not leave a run.
-    RunFolder.refuse_unusable(recipe.output, resume)
-    suite = build_suite(recipe)
-    _require_splits(suite)
-    model = build_model(recipe, list(suite))
-    tokenizer = recipe_tokenizer(recipe)
-    _require_vocabulary(recipe, tokenizer, model)
-    if recipe.data.on_too_long == "error":
-        refuse_long_examples(recipe, suite, model)
+    on_main(lambda: RunFolder.refuse_unusable(recipe.output, resume))
+    with main_first():  # who comes later reads the first one's caches
+        suite = build_suite(recipe)
+        _require_splits(suite)
+    with together():
+        model = build_model(recipe, list(suite))
+        tokenizer = recipe_tokenizer(recipe)
+        _require_vocabulary(recipe, tokenizer, model)
+        if recipe.data.on_too_long == "error":
+            refuse_long_examples(recipe, suite, model)
     objectives = _objectives(recipe, suite, model, tokenizer, console)
     with RunFolder.create(recipe.output, recipe, resume) as run:
         if run.finished:
@@ -137,12 +150,14 @@ def train(
         KeyboardInterrupt: the training was interrupted; a checkpoint has been written.
     """
     settings = recipe.training
+    join()
     stop, progress = GracefulStop(console), ProgressLine(console)
     trainer = trainer_class(
         model,
         _training_arguments(recipe, run),
         suite,
         tokenizer,
+        batch_size=settings.batch_size,
         sampling=_sampling(recipe),
         max_length=recipe.data.max_length,
         max_target_length=recipe.data.max_target_length,
@@ -177,13 +192,16 @@ def train(
         trainer.restore(checkpoint, state)
     else:
         try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            with lost_processes(f"The run can go on from its last checkpoint: {resume_command(run.path)}"):
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             progress.stop()
             stop.restore()
         if stop.requested:
             raise KeyboardInterrupt
-    tokenizer.save_pretrained(str(run.model_folder / model.backbone_folder))
+    if is_main():
+        tokenizer.save_pretrained(str(run.model_folder / model.backbone_folder))
+    barrier()
     return trainer
 
 
@@ -193,7 +211,7 @@ def _conclude(recipe: Recipe, run: RunFolder, suite: TaskSuite, step: int, conso
     baselines = _baselines(suite)
     run.write_scores({"mean": mean_score(suite, scores), "dev": scores, "majority": baselines})
     predictor = load(run.path)
-    inference = predictor.inference(recipe.training.eval_batch_size)
+    inference = predictor.inference(recipe.training.eval_batch_size, shared=True)
     generations = Generations()
     for task in suite:
         for split in task.test_splits:
@@ -203,9 +221,10 @@ def _conclude(recipe: Recipe, run: RunFolder, suite: TaskSuite, step: int, conso
             generations.add(title, task, items, examples, predictions, outputs.candidates)
             file_name = task.submission.get(split) or f"{title.replace('/', '-')}.tsv"
             run.write_submission(file_name, _submitted(task, predictions))
-    generations.write_into(run.path / GENERATIONS_FOLDER)
-    generations.write_predicted_answers(run.path / predicted_answers_file(step, test=True))
-    learning_curves({recipe.name: run.metrics_file}, run.path / "curves.png")
+    if is_main():
+        generations.write_into(run.path / GENERATIONS_FOLDER)
+        generations.write_predicted_answers(run.path / predicted_answers_file(step, test=True))
+        learning_curves({recipe.name: run.metrics_file}, run.path / "curves.png")
     run.write_summary(score_markdown(list(suite), {recipe.name: scores}, baselines))
     run.mark_finished()
     console.print(score_table(list(suite), {recipe.name: scores}, baselines))
@@ -243,8 +262,9 @@ def evaluate(run: str | Path, split: str = "dev", save: str | Path | None = None
     if save is not None:
         _require_savable(Path(save), [suite[name] for name, _ in scored])
     generations = Generations()
-    scores, _ = predictor.inference(predictor.recipe.training.eval_batch_size).score(suite, scored, generations)
-    if save is not None:
+    inference = predictor.inference(predictor.recipe.training.eval_batch_size, shared=True)
+    scores, _ = inference.score(suite, scored, generations)
+    if save is not None and is_main():
         generations.write_into(Path(save))
         generations.write_predicted_answers(Path(save) / "predicted_answers.json")
     return scores
@@ -292,12 +312,12 @@ def _training_arguments(recipe: Recipe, run: RunFolder) -> TrainingArguments:
     on_cpu = not torch.accelerator.is_available()
     if settings.precision == "fp16" and on_cpu:
         raise RecipeError("training.precision: fp16 needs a GPU, and there is none. Use float32 or bf16.")
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(run.checkpoints),
         seed=recipe.seed,
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=-(-settings.batch_size // world_size()),
         per_device_eval_batch_size=settings.eval_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         # The fused form of AdamW is the Trainer's own choice for recent versions of torch.
@@ -320,6 +340,9 @@ def _training_arguments(recipe: Recipe, run: RunFolder) -> TrainingArguments:
         restore_callback_states_from_checkpoint=True,
         disable_tqdm=True,
     )
+    # One process trains on one device: several take a launcher.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _sampling(recipe: Recipe) -> Sampling:

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -15,13 +16,16 @@ class Interrupts:
 
     Args:
         on_first: called when the first one comes and is put off.
+        echo: seconds after the first in which another one counts as the same.
 
     Attributes:
         requested: whether one has come.
     """
 
-    def __init__(self, on_first: Callable[[], None]) -> None:
+    def __init__(self, on_first: Callable[[], None], echo: float = 0.0) -> None:
         self.on_first = on_first
+        self.echo = echo
+        self._first_at = 0.0
         self.requested = False
         self._waiting = False
         self._previous: dict[int, Any] = {}
@@ -33,9 +37,11 @@ class Interrupts:
                 self._previous[number] = signal.signal(number, self._request)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested and time.monotonic() - self._first_at < self.echo:
+            return
         if self.requested or self._waiting:
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested, self._first_at = True, time.monotonic()
         self.on_first()
 
     @contextmanager

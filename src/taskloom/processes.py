@@ -10,13 +10,15 @@ An error in one process must reach the others, or they wait for it until the lau
 
 import atexit
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from taskloom.errors import UserError
+from taskloom.errors import LostProcessError, UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +32,12 @@ __all__ = [
     "is_first",
     "is_main",
     "join",
+    "launch_command",
+    "lost_processes",
     "main_first",
     "on_main",
     "rank",
+    "resume_command",
     "sum_over",
     "together",
     "world_size",
@@ -200,6 +205,45 @@ def on_main(function: Callable[[], Value]) -> Value:
         if is_main():
             value = function()
     return broadcast(value)
+
+
+def launch_command() -> list[str]:
+    """Return the words that start as many processes as there are, as far as one machine knows."""
+    if world_size() == 1:
+        return ["taskloom"]
+    return ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", str(world_size())), "-m", "taskloom"]
+
+
+def resume_command(run: Path) -> str:
+    """Return the command that continues a run, with the processes that it has now; any other number will do."""
+    return shlex.join([*launch_command(), "train", str(run), "--resume"])
+
+
+@contextmanager
+def lost_processes(advice: str) -> Iterator[None]:
+    """Say it plainly if another process has gone, of which this one only sees that an exchange breaks off.
+
+    Args:
+        advice: what to do.
+
+    Raises:
+        LostProcessError: an exchange with the others failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or not _is_broken_exchange(error):
+            raise
+        raise LostProcessError(
+            f"process {rank()} of {world_size()} has lost another one: it was killed, ran out of memory, or failed "
+            f"with a message of its own (see the launcher's report). {advice}"
+        ) from error
+
+
+def _is_broken_exchange(error: RuntimeError) -> bool:
+    # Gloo raises plain RuntimeErrors.
+    words = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
+    return type(error).__name__.startswith("Dist") or any(word in str(error).lower() for word in words)
 
 
 def is_first(name: str) -> bool:

@@ -29,6 +29,7 @@ from taskloom.errors import RunError, UserError
 from taskloom.locks import FolderLock
 from taskloom.metrics_log import MetricsLog
 from taskloom.plain_json import to_json
+from taskloom.processes import is_main, together
 from taskloom.recipe import Recipe, differences, load_recipe, recipe_yaml
 from taskloom.storage import PARTIAL_SUFFIX, latest_checkpoint, remove_partial, write_atomically
 
@@ -63,6 +64,8 @@ class RunFolder:
 
         Use it in a `with` statement: other processes are kept from the folder until its end. `resume` on a missing or
         empty folder starts from the beginning, so that one command can be repeated after a kill at any moment.
+        Of several processes, which must all call, the main one begins and locks the folder and writes to it; what the
+        others write goes nowhere.
 
         Raises:
             RunError: the folder holds files and `resume` is off; it is no run folder; its recipe differs in a field
@@ -70,6 +73,14 @@ class RunFolder:
 
         """
         path = Path(path)
+        run = None
+        with together():
+            if is_main():
+                run = cls._begin(path, recipe, resume)
+        return run or cls(path, recipe)
+
+    @classmethod
+    def _begin(cls, path: Path, recipe: Recipe, resume: bool) -> Self:
         cls.refuse_unusable(path, resume)
         path.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(path)
@@ -186,7 +197,8 @@ class RunFolder:
 
     def append_metrics(self, entry: Mapping[str, Any]) -> None:
         """Append one entry to `metrics.jsonl`. Values that are not finite are written as null."""
-        MetricsLog(self.metrics_file).append(entry)
+        if is_main():
+            MetricsLog(self.metrics_file).append(entry)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the entries of `metrics.jsonl`, without a last line that a kill cut short."""
@@ -194,7 +206,8 @@ class RunFolder:
 
     def truncate_metrics(self, step: int) -> None:
         """Drop the entries after `step` (and a half-written last line): a resumed run writes them again."""
-        MetricsLog(self.metrics_file).truncate(step)
+        if is_main():
+            MetricsLog(self.metrics_file).truncate(step)
 
     def write_scores(self, scores: Mapping[str, Any]) -> None:
         """Write `scores.json`."""
@@ -212,7 +225,8 @@ class RunFolder:
 
     def write_summary(self, markdown: str) -> None:
         """Write `summary.md`."""
-        write_atomically(self.path / "summary.md", markdown)
+        if is_main():
+            write_atomically(self.path / "summary.md", markdown)
 
     def write_submission(self, file_name: str, predictions: Sequence[str]) -> Path:
         """Write the predictions for a test split as the GLUE server takes them (`index`, `prediction`).
@@ -221,11 +235,13 @@ class RunFolder:
         """
         path = self.path / "predictions" / file_name
         rows = [f"{index}\t{prediction}\n" for index, prediction in enumerate(predictions)]
-        write_atomically(path, "index\tprediction\n" + "".join(rows))
+        if is_main():
+            write_atomically(path, "index\tprediction\n" + "".join(rows))
         return path
 
     def _write_json(self, name: str, value: Any) -> None:
-        write_atomically(self.path / name, to_json(value, indent=2) + "\n")
+        if is_main():
+            write_atomically(self.path / name, to_json(value, indent=2) + "\n")
 
     def _record_resumption(self) -> None:
         path = self.path / "environment.json"
