@@ -87,7 +87,7 @@ def test_tasks_are_listed_one_a_line(capsys):
     presets = [name for name, _ in [*list_presets(), *list_suites()]]
     assert len(lines) == 1 + len(presets)
     assert re.search(r"^glue/stsb +regression +pearson, spearman +\w+", "\n".join(lines), re.MULTILINE)
-    listed = json.loads(run(capsys, "tasks", "--json").out)
+    listed = json.loads(run(capsys, "tasks", "--json").out)["tasks"]
     assert {"id", "kind", "metrics", "description"} == listed[0].keys()
     assert [task["id"] for task in listed] == presets
 
@@ -95,26 +95,26 @@ def test_tasks_are_listed_one_a_line(capsys):
 def test_recipes_are_listed_printed_and_found(capsys):
     lines = run(capsys, "recipes").out.splitlines()
     assert len(lines) == 1 + len(packaged_recipes())
-    assert json.loads(run(capsys, "recipes", "--json").out)[0]["name"] == next(iter(packaged_recipes()))
+    assert json.loads(run(capsys, "recipes", "--json").out)["recipes"][0]["name"] == next(iter(packaged_recipes()))
     assert run(capsys, "recipes", "ca-mtl/base").out == packaged_recipes()["ca-mtl/base"].read_text()
     assert json.loads(run(capsys, "recipes", "ca-mtl/base", "--json").out)["seed"] == 12
     assert refused(capsys, "recipes", "ca-mtl/bas").endswith("Did you mean 'ca-mtl/base'?")
-    below = json.loads(run(capsys, "recipes", "hyperdecoders", "--json").out)
+    below = json.loads(run(capsys, "recipes", "hyperdecoders", "--json").out)["recipes"]
     assert {entry["name"] for entry in below} == {
         name for name in packaged_recipes() if name.startswith("hyperdecoders/")
     }
-    fields = json.loads(run(capsys, "recipes", "--fields", "--json").out)
+    fields = json.loads(run(capsys, "recipes", "--fields", "--json").out)["fields"]
     assert [field["name"] for field in fields] == [field.name for field in recipe_fields()]
 
 
 def test_the_demo_passes_its_options_on_and_says_how_to_go_on(capsys, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     given = []
-    monkeypatch.setattr("taskloom.demo.run.run_demo", lambda *arguments: given.append(arguments))
-    assert run(capsys, "demo", "--output", tmp_path, "--model", "m", "--seed", "3").code == 0
-    assert given == [(tmp_path, "m", 3)]
+    monkeypatch.setattr("taskloom.demo.run.run_demo", lambda *arguments, quiet: given.append((*arguments, quiet)))
+    assert run(capsys, "demo", "--output", tmp_path, "--model", "m", "--seed", "3", "-q").code == 0
+    assert given == [(tmp_path, "m", 3, True)]
 
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object, quiet: bool) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("taskloom.demo.run.run_demo", interrupt)

@@ -276,7 +276,7 @@ def test_a_dry_run_changes_nothing_and_needs_no_model(project, capsys):
     assert "a.txt: 12 tokens, weights " in outcome.out
     assert "b-empty.txt: skipped: empty" in outcome.err
     outcome = run(capsys, "online", "adapt", "r.yaml", "--dry-run", "--json")
-    found = json.loads(outcome.out)
+    found = json.loads(outcome.out)["documents"]
     assert len(found) == COUNTS["stream"]
     assert all(len(each["tokens"]) == len(each["weights"]) == 12 for each in found)
     assert "b-empty.txt: empty" in refused_after_output(capsys, "--documents", "news")
@@ -359,7 +359,7 @@ def test_show_finds_the_weighter(project, capsys, what):
     (project / "text.txt").write_text("the film was <b> good </b> .")
     outcome = run(capsys, "online", "show", what, "--text", "text.txt", "--json")
     assert outcome.code == 0, outcome.err
-    (found,) = json.loads(outcome.out)
+    (found,) = json.loads(outcome.out)["documents"]
     expected = LearnedWeighter.load(project / "runs/r/meta-train/weighter")
     ids = expected.tokenizer("the film was <b> good </b> .", return_tensors="pt", return_token_type_ids=False)
     assert found["weights"] == pytest.approx(expected(**ids)[0].tolist(), abs=1e-6)

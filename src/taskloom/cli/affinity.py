@@ -4,7 +4,15 @@ import shlex
 
 import typer
 
-from taskloom.cli.arguments import DataOption, OutputOption, RecipeArgument, SettingsArgument, overridden
+from taskloom.cli.arguments import (
+    DataOption,
+    OutputOption,
+    QuietOption,
+    RecipeArgument,
+    SeedOption,
+    SettingsArgument,
+    overridden,
+)
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
 from taskloom.recipe import load_recipe
@@ -17,13 +25,15 @@ def affinity(
     settings: SettingsArgument = None,
     output: OutputOption = None,
     data_dir: DataOption = None,
+    seed: SeedOption = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate which tasks help each other, from the gradients of one model trained on all of them.
 
     Trains that model first, unless the run folder holds it already; whatever was interrupted goes on.
     """
-    overrides = overridden(settings, output, data_dir)
+    overrides = overridden(settings, output, data_dir, seed)
     checked = load_recipe(recipe, overrides)
 
     hush_libraries()
@@ -31,7 +41,7 @@ def affinity(
     from taskloom.affinity.run import estimate_affinity
 
     try:
-        run, found = estimate_affinity(checked, quiet=as_json)
+        run, found = estimate_affinity(checked, quiet=quiet or as_json)
     except KeyboardInterrupt:
         typer.echo(f"interrupted. Continue with: {shlex.join(['taskloom', 'affinity', recipe, *overrides])}", err=True)
         raise typer.Exit(130) from None
@@ -51,6 +61,8 @@ def affinity(
         rows.append((task, *(_partner(found.tasks[j], gains[i][j], errors[i][j]) for j in (others[0], others[-1]))))
     against = "training alone" if checked.affinity.order == "pairwise" else "the mean over its subsets"
     print_table(("task", f"best with (against {against})", "worst with"), rows)
+    if quiet:
+        return
     typer.echo(f"\nEstimates and heatmap: {run.path / AFFINITY_FOLDER}", err=True)
     typer.echo(f"Group the tasks with:  {shlex.join(['taskloom', 'group', str(run.path)])}", err=True)
 

@@ -12,10 +12,11 @@ from taskloom.cli.arguments import FieldsCommand
 from taskloom.cli.auxiliary import auxiliary
 from taskloom.cli.demo import demo
 from taskloom.cli.doctor import doctor
-from taskloom.cli.errors import plain_errors, show_warnings
+from taskloom.cli.errors import plain_errors, quiet_pipes, show_warnings
 from taskloom.cli.evaluate import evaluate
 from taskloom.cli.group import group
 from taskloom.cli.online import online
+from taskloom.cli.output import speak_utf8
 from taskloom.cli.predict import predict
 from taskloom.cli.recipes import recipes
 from taskloom.cli.sweep import sweep
@@ -66,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     # Taken out here rather than declared by each verb, so that it is in force while arguments are parsed, too.
     debug = "--debug" in given
+    speak_utf8()
     show_warnings()
-    with plain_errors(debug):
-        app([argument for argument in given if argument != "--debug"], prog_name="taskloom")
+    with plain_errors(debug), quiet_pipes():
+        code = app(
+            [argument for argument in given if argument != "--debug"], prog_name="taskloom", standalone_mode=False
+        )
+        sys.stdout.flush()
+    sys.exit(code or 0)

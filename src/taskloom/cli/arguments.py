@@ -14,9 +14,11 @@ __all__ = [
     "DataOption",
     "FieldsCommand",
     "OutputOption",
+    "QuietOption",
     "RecipeArgument",
     "ResumeOption",
     "RunArgument",
+    "SeedOption",
     "SettingsArgument",
     "overridden",
 ]
@@ -45,6 +47,8 @@ OutputOption = Annotated[
 DataOption = Annotated[
     Path | None, typer.Option("--data-dir", metavar="DIR", help="The data; the same as data.dir=DIR.")
 ]
+SeedOption = Annotated[int | None, typer.Option("--seed", metavar="N", help="The seed; the same as seed=N.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors only.")]
 
 
 class FieldsCommand(TyperCommand):
@@ -56,10 +60,13 @@ class FieldsCommand(TyperCommand):
         print_fields()
 
 
-def overridden(settings: list[str] | None, output: Path | None, data_dir: Path | None) -> list[str]:
-    """Return the settings of the command line, its path options included, as a recipe's overrides."""
+def overridden(
+    settings: list[str] | None, output: Path | None, data_dir: Path | None, seed: int | None = None
+) -> list[str]:
+    """Return the settings of the command line, those given as options included, as a recipe's overrides."""
     paths = (("output", output), ("data.dir", data_dir))
-    return [*(settings or []), *(_setting(name, value) for name, value in paths if value)]
+    further = [_setting(name, value) for name, value in paths if value] + ([f"seed={seed}"] if seed is not None else [])
+    return [*(settings or []), *further]
 
 
 def _setting(name: str, path: Path) -> str:

@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from taskloom.cli.arguments import DataOption, OutputOption, RecipeArgument, ResumeOption, SettingsArgument, overridden
+from taskloom.cli.arguments import (
+    DataOption,
+    OutputOption,
+    QuietOption,
+    RecipeArgument,
+    ResumeOption,
+    SeedOption,
+    SettingsArgument,
+    overridden,
+)
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
 from taskloom.errors import RecipeError
@@ -23,10 +32,12 @@ def auxiliary(
     ] = 1,
     output: OutputOption = None,
     data_dir: DataOption = None,
+    seed: SeedOption = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train tasks beside generated auxiliary objectives, and learn these objectives' weights."""
-    overrides = overridden(settings, output, data_dir)
+    overrides = overridden(settings, output, data_dir, seed)
     checked = load_recipe(recipe, overrides)
     if checked.auxiliary.space is None:
         raise RecipeError(
@@ -35,7 +46,7 @@ def auxiliary(
         )
     hush_libraries()
     try:
-        _one(checked, resume, as_json) if seeds == 1 else _several(checked, seeds, resume, as_json)
+        _one(checked, resume, quiet, as_json) if seeds == 1 else _several(checked, seeds, resume, quiet, as_json)
     except KeyboardInterrupt:
         options = [*(["--seeds", str(seeds)] if seeds > 1 else []), "--resume"]
         command = shlex.join(["taskloom", "auxiliary", recipe, *overrides, *options])
@@ -43,25 +54,26 @@ def auxiliary(
         raise typer.Exit(130) from None
 
 
-def _one(recipe: Recipe, resume: bool, as_json: bool) -> None:
+def _one(recipe: Recipe, resume: bool, quiet: bool, as_json: bool) -> None:
     from taskloom.fit import fit
 
-    run = fit(recipe, resume=resume, quiet=as_json)
+    run = fit(recipe, resume=resume, quiet=quiet or as_json)
     if as_json:
         print_json({"run": str(run.path), **run.read_scores()})
 
 
-def _several(recipe: Recipe, seeds: int, resume: bool, as_json: bool) -> None:
+def _several(recipe: Recipe, seeds: int, resume: bool, quiet: bool, as_json: bool) -> None:
     from taskloom.auxiliary.seeds import fit_seeds
 
-    path, sheet = fit_seeds(recipe, seeds, resume=resume, quiet=as_json)
+    path, sheet = fit_seeds(recipe, seeds, resume=resume, quiet=quiet or as_json)
     if as_json:
         print_json({"results": str(path), "rows": sheet.rows, "notes": sheet.notes})
         return
     for note in sheet.notes:
         typer.echo(note, err=True)
     print_table(sheet.columns, [[_cell(row.get(column)) for column in sheet.columns] for row in sheet.rows])
-    typer.echo(f"\nResults: {path}", err=True)
+    if not quiet:
+        typer.echo(f"\nResults: {path}", err=True)
 
 
 def _cell(value: Any) -> str:

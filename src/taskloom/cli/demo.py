@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from taskloom.cli.arguments import QuietOption
+from taskloom.cli.output import JsonOption, print_json
 from taskloom.cli.quiet import hush_libraries
 
 __all__ = ["demo"]
@@ -19,6 +21,8 @@ def demo(
         typer.Option("--model", help="Hub id, folder or package:NAME/FOLDER instead of the packaged MiniLM."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the data and of all trainings.")] = 0,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Find out which of eight small generated tasks help each other, in minutes on a CPU; the page is a report.
 
@@ -28,8 +32,11 @@ def demo(
     from taskloom.demo.run import run_demo
 
     try:
-        report = run_demo(output, model, seed)
+        report = run_demo(output, model, seed, quiet=quiet or as_json)
     except KeyboardInterrupt:
         typer.echo("interrupted. The same command goes on where it was", err=True)
         raise typer.Exit(130) from None
-    typer.echo(f"Report: {report}")
+    if as_json:
+        print_json({"demo": str(output), "report": str(report)})
+    else:
+        typer.echo(f"Report: {report}")

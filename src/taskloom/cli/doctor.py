@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from taskloom.cli.output import JsonOption, print_json, print_table
+from taskloom.cli.output import JsonOption, print_json, print_table, styled
 
 __all__ = ["doctor"]
 
@@ -72,7 +72,7 @@ def _print(found: Any) -> None:
 
 
 def _section(title: str, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    typer.secho(title, bold=True)
+    typer.echo(styled(title, bold=True))
     print_table(headers, rows)
     typer.echo()
 

@@ -2,18 +2,28 @@
 
 import errno
 import logging
+import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import typer
 
-from taskloom.errors import UserError
+from taskloom.cli.output import styled
+from taskloom.errors import LostProcessError, UserError
+from taskloom.processes import is_first, is_main
 
-__all__ = ["plain_errors", "show_warnings"]
+__all__ = ["plain_errors", "quiet_pipes", "show_warnings"]
 
+#: What typer raises for arguments that it cannot parse. Some versions bring click along, others carry a copy of it.
+_UsageError: Any = typer.BadParameter.__mro__[1]
 #: Operating system errors that tell about the user's disk or permissions, not about a fault in taskloom.
 _DISK_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG})
+
+#: Seconds in which an error of the main process has ended the others.
+SILENCE = 5.0
 
 
 @contextmanager
@@ -24,17 +34,50 @@ def plain_errors(debug: bool = False) -> Iterator[None]:
     """
     try:
         yield
+    except typer.Abort:  # Ctrl-C where no verb has anything to say about it
+        typer.echo("interrupted", err=True)
+        sys.exit(130)
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(str(error), nl=False)
+            sys.exit(2)
         message = _message(error)
-        if debug or message is None:
+        if message is None or (debug and not isinstance(error, _UsageError)):
             raise
-        typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True)
-        sys.exit(2)
+        if _speaks(error):
+            typer.echo(f"{styled('error:', fg='red', bold=True)} {message}", err=True)
+        sys.exit(1 if isinstance(error, LostProcessError) else 2)
+
+
+def _speaks(error: Exception) -> bool:
+    """Return whether this process is the one that tells of an error that other processes have as well.
+
+    The launcher ends all processes when the first has ended. So the others give the main one time to speak; if they
+    live on after that, the error is theirs alone.
+    """
+    if isinstance(error, LostProcessError):
+        return is_first("lost")  # perhaps it is the main one that is gone
+    if not is_main():
+        time.sleep(SILENCE)
+    return True
+
+
+@contextmanager
+def quiet_pipes() -> Iterator[None]:
+    """Exit silently when the reader of standard output has gone, as with ``| head``."""
+    try:
+        yield
+    except BrokenPipeError:
+        # What is still buffered would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _message(error: Exception) -> str | None:
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | LostProcessError):
         return str(error)
+    if isinstance(error, _UsageError):
+        return _usage(error)
     if _is_out_of_memory(error):
         return (
             "out of memory. Lower training.batch_size (and raise training.gradient_accumulation as much), "
@@ -43,6 +86,12 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
         return f"{error.filename or 'disk'}: {error.strerror}"
     return None
+
+
+def _usage(error: Any) -> str:
+    message = error.format_message().strip().replace("Value error, ", "")  # pydantic's words, not the user's
+    context = getattr(error, "ctx", None)
+    return message if context is None else f"{message} See: {context.command_path} --help"
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -55,7 +104,9 @@ class _WarningLine(logging.Handler):
     """Prints log records as ``warning: ...`` on stderr, above a running progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        label = typer.style(f"{record.levelname.lower()}:", fg="yellow", bold=True)
+        if not is_main():
+            return
+        label = styled(f"{record.levelname.lower()}:", fg="yellow", bold=True)
         typer.echo(f"{label} {record.getMessage()}", err=True)
 
 

@@ -12,8 +12,10 @@ from taskloom.cli.arguments import (
     DataOption,
     FieldsCommand,
     OutputOption,
+    QuietOption,
     RecipeArgument,
     ResumeOption,
+    SeedOption,
     SettingsArgument,
     overridden,
 )
@@ -38,15 +40,17 @@ def tune_qa(
     resume: ResumeOption = False,
     output: OutputOption = None,
     data_dir: DataOption = None,
+    seed: SeedOption = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Teach a language model to answer questions without their documents (OUTPUT/tune-qa)."""
-    overrides = overridden(settings, output, data_dir)
+    overrides = overridden(settings, output, data_dir, seed)
     checked = load_recipe(recipe, overrides)
     hush_libraries()
     from taskloom.online.stages.tune import tune
 
-    _run("tune-qa", recipe, overrides, as_json, lambda: tune(checked, resume, quiet=as_json))
+    _run("tune-qa", recipe, overrides, as_json, lambda: tune(checked, resume, quiet=quiet or as_json))
 
 
 @online.command("meta-train", cls=FieldsCommand, no_args_is_help=True)
@@ -56,15 +60,17 @@ def meta_train(
     resume: ResumeOption = False,
     output: OutputOption = None,
     data_dir: DataOption = None,
+    seed: SeedOption = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train a weighter, so that one weighted update a document teaches its answers (OUTPUT/meta-train)."""
-    overrides = overridden(settings, output, data_dir)
+    overrides = overridden(settings, output, data_dir, seed)
     checked = load_recipe(recipe, overrides)
     hush_libraries()
     from taskloom.online.stages.meta import meta_train_stage
 
-    _run("meta-train", recipe, overrides, as_json, lambda: meta_train_stage(checked, resume, quiet=as_json))
+    _run("meta-train", recipe, overrides, as_json, lambda: meta_train_stage(checked, resume, quiet=quiet or as_json))
 
 
 @online.command("adapt", cls=FieldsCommand, no_args_is_help=True)
@@ -88,10 +94,12 @@ def adapt(
     resume: ResumeOption = False,
     output: OutputOption = None,
     data_dir: DataOption = None,
+    seed: SeedOption = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Update a language model on a stream of documents, each token's loss times its weight (OUTPUT/adapt-WEIGHTER)."""
-    overrides = overridden(settings, output, data_dir)
+    overrides = overridden(settings, output, data_dir, seed)
     checked = load_recipe(recipe, overrides)
     hush_libraries()
     from taskloom.online.stages.adapt import adapt_stage, dry_run_stage
@@ -108,7 +116,7 @@ def adapt(
         recipe,
         [*overrides, *options],
         as_json,
-        lambda: adapt_stage(checked, documents, strict=strict, resume=resume, quiet=as_json),
+        lambda: adapt_stage(checked, documents, strict=strict, resume=resume, quiet=quiet or as_json),
     )
 
 
@@ -163,7 +171,8 @@ def _run(verb: str, recipe: str, arguments: list[str], as_json: bool, run: Calla
 
 def _show(documents: Iterable[Any], as_json: bool) -> None:
     if as_json:
-        print_json([{"title": each.title, "tokens": each.tokens, "weights": each.weights} for each in documents])
+        found = [{"title": each.title, "tokens": each.tokens, "weights": each.weights} for each in documents]
+        print_json({"documents": found})
     else:
         print_weights(documents)
 

@@ -1,5 +1,8 @@
 """What verbs print on stdout: one JSON object, or a plain table."""
 
+import io
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
@@ -9,7 +12,7 @@ from rich.table import Table
 
 from taskloom.plain_json import to_json
 
-__all__ = ["JsonOption", "print_json", "print_table"]
+__all__ = ["JsonOption", "print_json", "print_table", "speak_utf8", "styled"]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else.")]
 
@@ -31,3 +34,15 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+def styled(text: str, **style: Any) -> str:
+    """Return coloured text, whose colours `typer.echo` leaves out in a pipe; plain text where NO_COLOR asks for it."""
+    return text if os.environ.get("NO_COLOR") else typer.style(text, **style)
+
+
+def speak_utf8() -> None:
+    """Write UTF-8 into pipes and files whatever the locale: predictions and JSON are data, in any language."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8")

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from taskloom.cli.arguments import RunArgument
+from taskloom.cli.arguments import QuietOption, RunArgument
+from taskloom.cli.output import JsonOption, print_json
 from taskloom.cli.quiet import hush_libraries
 from taskloom.errors import DataError, UserError
 from taskloom.plain_json import to_json
@@ -35,6 +36,8 @@ def predict(
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Examples a forward pass.")] = 64,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Predict for the examples of a file: a row each, with the prediction and the probability of each label."""
     if output is not None:
@@ -48,14 +51,18 @@ def predict(
     if output is not None and output.suffix.lower() == ".json":
         ids = _question_ids(output, task, examples.ids if predictor.suite[task].keeps_candidates else None)
         records = predictor.predict(task, examples, batch_size)
-        write_atomically(output, _predicted_answers(ids, records))
-        typer.echo(f"{len(records):,} predictions: {output}", err=True)
-        return
-    rows = [_row(record) for record in predictor.predict(task, examples, batch_size)]
-    if output is None:
-        typer.echo(_json_lines(rows), nl=False)
+        rows, content = records, _predicted_answers(ids, records)
     else:
-        write_atomically(output, _encode(rows, output.suffix.lower()))
+        rows = [_row(record) for record in predictor.predict(task, examples, batch_size)]
+        content = "" if output is None else _encode(rows, output.suffix.lower())
+    if output is not None:
+        write_atomically(output, content)
+    told = {"run": str(run), "task": task, "examples": len(rows)}
+    if as_json:
+        print_json(told | ({"predictions": rows} if output is None else {"output": str(output)}))
+    elif output is None:
+        typer.echo(_json_lines(rows), nl=False)
+    elif not quiet:
         typer.echo(f"{len(rows):,} predictions: {output}", err=True)
 
 

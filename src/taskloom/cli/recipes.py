@@ -32,7 +32,7 @@ def recipes(
     listed = {key: path for key, path in packaged.items() if name is None or key.startswith(f"{name.rstrip('/')}/")}
     if fields:
         if as_json:
-            print_json([asdict(field) for field in recipe_fields()])
+            print_json({"fields": [asdict(field) for field in recipe_fields()]})
         else:
             print_fields()
     elif name in packaged:
@@ -42,7 +42,7 @@ def recipes(
         described = {key: yaml.safe_load(path.read_text(encoding="utf-8")) for key, path in listed.items()}
         rows = [(key, recipe["description"]) for key, recipe in described.items()]
         if as_json:
-            print_json([{"name": key, "description": description} for key, description in rows])
+            print_json({"recipes": [{"name": key, "description": description} for key, description in rows]})
         else:
             print_table(("recipe", "description"), rows)
     else:

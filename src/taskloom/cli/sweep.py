@@ -2,14 +2,18 @@
 
 import shlex
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taskloom.cli.arguments import DataOption, OutputOption, RecipeArgument, overridden
+from taskloom.cli.arguments import DataOption, OutputOption, QuietOption, RecipeArgument, SeedOption, overridden
 from taskloom.cli.completion import complete_setting
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from taskloom.sweep.plan import SweepPlan
+    from taskloom.sweep.space import Settings
 
 __all__ = ["sweep"]
 
@@ -58,10 +62,21 @@ def sweep(
         Stop, typer.Option("--stop", help="asha: stop early what scores among the worse (successive halving).")
     ] = Stop.none,
     metric: Annotated[
-        str, typer.Option("--metric", help="What is compared: a dotted path into scores.json, e.g. after.stream.f1.")
-    ] = "mean",
-    minimize: Annotated[bool, typer.Option("--minimize", help="Less of the metric is better.")] = False,
-    verb: Annotated[str, typer.Option("--verb", help='The command that trains, e.g. "online adapt".')] = "train",
+        str | None,
+        typer.Option(
+            "--metric",
+            help="What is compared: a dotted path into scores.json, e.g. after.stream.f1; else the recipe's "
+            "sweep.metric.",
+        ),
+    ] = None,
+    minimize: Annotated[
+        bool | None,
+        typer.Option("--minimize/--maximize", help="Less of the metric is better; else the recipe's sweep.minimize."),
+    ] = None,
+    verb: Annotated[
+        str | None,
+        typer.Option("--verb", help='The command that trains, e.g. "online adapt"; else the recipe\'s sweep.verb.'),
+    ] = None,
     backend: Annotated[Backend, typer.Option("--backend", help="This machine, or a Ray cluster.")] = Backend.local,
     address: Annotated[
         str | None,
@@ -75,18 +90,25 @@ def sweep(
     only_collect: Annotated[
         bool, typer.Option("--collect", help="Gather the results of what is finished, and run nothing.")
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the settings that are tried, and run nothing.")] = (
+        False
+    ),
     output: OutputOption = None,
     data_dir: DataOption = None,
+    seed: SeedOption = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Train one recipe with many settings and seeds, and compare them."""
-    from taskloom.sweep.driver import collect, divide, refuse_verb, table
+    from taskloom.sweep.driver import collect, divide, planned, refuse_verb, table
     from taskloom.sweep.driver import sweep as run_sweep
     from taskloom.sweep.plan import SweepPlan
 
-    refuse_verb(verb)
-    fixed, space = divide(recipe, overridden(settings, output, data_dir))
+    fixed, space = divide(recipe, overridden(settings, output, data_dir, seed))
     checked = load_recipe(recipe, fixed)
+    verb, metric = verb or checked.sweep.verb, metric or checked.sweep.metric
+    minimize = checked.sweep.minimize if minimize is None else minimize
+    refuse_verb(verb)
     if only_collect:
         folder, rows = checked.output, collect(checked.output, metric, minimize)
     else:
@@ -101,6 +123,9 @@ def sweep(
             minimize=minimize,
             seed=checked.seed,
         )
+        if dry_run:
+            _list(planned(recipe, fixed, plan), plan, as_json)
+            return
         try:
             folder, rows = run_sweep(
                 recipe,
@@ -112,7 +137,7 @@ def sweep(
                 address=address,
                 resources={"cpu": cpus, "gpu": gpus},
                 resume=resume,
-                quiet=as_json,
+                quiet=quiet or as_json,
             )
         except KeyboardInterrupt:
             given = shlex.join(["taskloom", "sweep", recipe, *(settings or [])])
@@ -126,4 +151,17 @@ def sweep(
         return
     headers, lines = table(rows)
     print_table([metric if header == "value" else header for header in headers], lines)
-    typer.echo(f"\nResults: {folder / 'results.csv'}\nPicture: {folder / 'sweep.png'}", err=True)
+    if not quiet:
+        typer.echo(f"\nResults: {folder / 'results.csv'}\nPicture: {folder / 'sweep.png'}", err=True)
+
+
+def _list(settings: "list[Settings]", plan: "SweepPlan", as_json: bool) -> None:
+    """Print what a sweep would try."""
+    if as_json:
+        print_json({"verb": plan.verb, "metric": plan.metric, "seeds": plan.seeds, "settings": settings})
+        return
+    fields = list(plan.space)
+    lines = [[str(number), *(str(each[field]) for field in fields)] for number, each in enumerate(settings, start=1)]
+    print_table(["", *fields], lines)
+    seeds = f"{plan.seeds} seeds" if plan.seeds > 1 else "1 seed"
+    typer.echo(f"\n{len(settings)} settings x {seeds} of `taskloom {plan.verb}`, compared by {plan.metric}", err=True)

@@ -16,12 +16,11 @@ def tasks(as_json: JsonOption = False) -> None:
     # The tasks of a suite are alike: its first one tells the kind and the metrics.
     firsts = [resolve_tasks([name], Path(), has_data_dir=False)[0][0] for name, _ in presets]
     if as_json:
-        print_json(
-            [
-                {"id": name, "kind": task.kind, "metrics": task.metrics, "description": description}
-                for (name, description), task in zip(presets, firsts, strict=True)
-            ]
-        )
+        found = [
+            {"id": name, "kind": task.kind, "metrics": task.metrics, "description": description}
+            for (name, description), task in zip(presets, firsts, strict=True)
+        ]
+        print_json({"tasks": found})
     else:
         print_table(
             ("id", "kind", "metrics", "description"),

@@ -1,5 +1,6 @@
 """The demo: a pipeline on the generated suite, from data to a report that shows which tasks help each other."""
 
+import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +18,9 @@ RECIPE = "demo.yaml"
 SEED_FILE = "seed.txt"
 
 
-def run_demo(output: Path, model: str | None = None, seed: int = 0, overrides: Sequence[str] = ()) -> Path:
+def run_demo(
+    output: Path, model: str | None = None, seed: int = 0, overrides: Sequence[str] = (), quiet: bool = False
+) -> Path:
     """Generate the suite, run the demo's pipeline on it, and return the report.
 
     A demo that was interrupted goes on where it was; one that is finished writes its report again.
@@ -27,14 +30,15 @@ def run_demo(output: Path, model: str | None = None, seed: int = 0, overrides: S
         model: what to train instead of the packaged MiniLM: a hub id, a folder, or `package:DISTRIBUTION/FOLDER`.
         seed: of the suite and of all trainings.
         overrides: further settings, as on the command line: "training.max_steps=10".
+        quiet: print nothing.
 
     Raises:
         UserError: the model cannot be had, or `output` holds a demo of another seed.
     """
     on_main(lambda: _write(output, seed))
-    settings = [f"seed={seed}", *([f'model.path="{model}"'] if model else []), *overrides]
-    recipe = load_recipe(output / RECIPE, [*settings, f'output="{output}"'])
-    run_pipeline(recipe)
+    settings = [f"seed={seed}", *([f"model.path={json.dumps(model)}"] if model else []), *overrides]
+    recipe = load_recipe(output / RECIPE, [*settings, f"output={json.dumps(str(output))}"])
+    run_pipeline(recipe, quiet=quiet)
     return output / "report.html"
 
 
