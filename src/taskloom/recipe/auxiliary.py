@@ -108,4 +108,10 @@ class SweepSection(Section):
     grid: dict[str, list[Any]] = Field(
         default_factory=dict, description="values to try by dotted field, e.g. {auxiliary.auxiliary_lr: [0.1, 1.0]}"
     )
+    recipes: list[str] = Field(
+        default_factory=list, description="whole recipes to try, files or packaged names; the grid varies each of them"
+    )
     seeds: PositiveInt = Field(default=1, description="runs of each setting, with seeds from `seed` on")
+    verb: str = Field(default="train", description='command that trains, e.g. "online adapt"')
+    metric: str = Field(default="mean", description="what is compared: a dotted path into scores.json")
+    minimize: bool = Field(default=False, description="less of the metric is better")

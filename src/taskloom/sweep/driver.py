@@ -11,12 +11,12 @@ from taskloom.locks import FolderLock
 from taskloom.progress import counted
 from taskloom.recipe import load_recipe
 from taskloom.report.parallel import parallel_coordinates
-from taskloom.sweep.plan import SweepPlan, check_fields, open_folder
+from taskloom.sweep.plan import SweepPlan, checked_recipes, open_folder
 from taskloom.sweep.results import Row, gather, write_results
-from taskloom.sweep.space import Choice, Dimension, Settings, parse_dimension, slug
+from taskloom.sweep.space import RECIPE, Choice, Dimension, Settings, grid, parse_dimension, slug
 from taskloom.sweep.trial import Outcome
 
-__all__ = ["collect", "divide", "refuse_verb", "sweep", "table"]
+__all__ = ["collect", "divide", "planned", "refuse_verb", "sweep", "table"]
 
 Backend = Literal["local", "ray"]
 
@@ -24,7 +24,7 @@ Backend = Literal["local", "ray"]
 def divide(recipe: str | Path, given: Sequence[str]) -> tuple[list[str], dict[str, Dimension]]:
     """Divide ``field=values`` into single values, which every trial has, and what is varied.
 
-    The recipe's own `sweep.grid` is varied too, but for fields that are given here.
+    The recipe's own `sweep.grid` and `sweep.recipes` are varied too, but for fields that are given here.
 
     Raises:
         RecipeError: a mistake in the recipe or in what is given.
@@ -32,10 +32,11 @@ def divide(recipe: str | Path, given: Sequence[str]) -> tuple[list[str], dict[st
     parsed = [(text, *parse_dimension(text)) for text in given]
     fixed = [text for text, _, values in parsed if isinstance(values, Choice) and len(values.values) == 1]
     varied = {field: values for text, field, values in parsed if text not in fixed}
-    own = load_recipe(recipe, fixed).sweep.grid
+    own = load_recipe(recipe, fixed).sweep
     set_here = {field for _, field, _ in parsed}
-    grid: dict[str, Dimension] = {field: Choice(tuple(values)) for field, values in own.items()}
-    return fixed, {field: values for field, values in grid.items() if field not in set_here} | varied
+    listed = ({RECIPE: own.recipes} if own.recipes else {}) | own.grid
+    space: dict[str, Dimension] = {field: Choice(tuple(values)) for field, values in listed.items()}
+    return fixed, {field: values for field, values in space.items() if field not in set_here} | varied
 
 
 def sweep(
@@ -74,12 +75,12 @@ def sweep(
     """
     console = Console(quiet=quiet, stderr=True)
     base = load_recipe(recipe, overrides)
-    check_fields(plan, recipe, list(overrides))
+    others = checked_recipes(plan, recipe, list(overrides))
     folder = base.output
     folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock(folder)
     try:
-        open_folder(folder, base, plan, resume)
+        open_folder(folder, base, plan, resume, others)
         title = f"{plan.size} settings x {plan.seeds} seeds" if plan.seeds > 1 else f"{plan.size} settings"
         with counted(console, title, plan.size * plan.seeds, "trials") as advance:
 
@@ -99,6 +100,22 @@ def sweep(
         return folder, collect(folder, plan.metric, plan.minimize)
     finally:
         lock.release()
+
+
+def planned(recipe: str | Path, overrides: Sequence[str], plan: SweepPlan) -> list[Settings]:
+    """Return the settings that a sweep would try, and run nothing; of a grid and of random ones all.
+
+    Raises:
+        RecipeError: a mistake in the recipe, or what TPE tries is asked for, which follows from its results.
+    """
+    checked_recipes(plan, recipe, list(overrides))
+    if plan.search == "grid":
+        return grid(plan.space)
+    if plan.search == "tpe":
+        raise RecipeError("--dry-run: what TPE tries depends on the results; use --search random to see draws")
+    from taskloom.sweep.local import drawn
+
+    return drawn(plan)
 
 
 def collect(folder: Path, metric: str = "mean", minimize: bool = False) -> list[Row]:

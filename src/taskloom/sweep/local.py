@@ -16,7 +16,7 @@ from taskloom.sweep.trial import Outcome, Trial
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["DATABASE", "run_local", "suggested"]
+__all__ = ["DATABASE", "drawn", "run_local", "suggested"]
 
 DATABASE = "sweep.db"
 
@@ -148,6 +148,15 @@ def suggested(trial: "optuna.Trial", plan: SweepPlan) -> Settings:
         else:
             settings[field] = trial.suggest_float(field, dimension.low, dimension.high, log=dimension.log)
     return settings
+
+
+def drawn(plan: SweepPlan) -> list[Settings]:
+    """Return the settings that a random search draws."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=_sampler(plan))
+    return [suggested(study.ask(), plan) for _ in range(plan.trials or 0)]
 
 
 def _reporter(trial: "optuna.Trial", turn: Lock) -> Callable[[int, float], bool]:

@@ -2,13 +2,14 @@
 
 FOLDER/
   sweep.json        this plan
-  base.yaml         the resolved recipe that all trials start from
+  base.yaml         the resolved recipe that all trials start from; recipes/: those that are tried as a whole
   sweep.db          Optuna's record of trials (SQLite); of the backend ray: ray/
   trials/SETTING/   settings.json, and for each seed: seed-N/ (a normal run folder), its log and its outcome
   results.csv, results.parquet, sweep.png, sweep.svg
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +18,10 @@ from taskloom.errors import RecipeError, RunError
 from taskloom.locks import FolderLock
 from taskloom.recipe import Recipe, load_recipe, recipe_yaml
 from taskloom.storage import write_atomically
-from taskloom.sweep.space import Choice, Dimension, Drawn, grid
+from taskloom.sweep.space import RECIPE, Choice, Dimension, Drawn, grid
+from taskloom.sweep.trial import copied_recipe
 
-__all__ = ["PLAN_FILE", "RECIPE_FILE", "SweepPlan", "check_fields", "open_folder"]
+__all__ = ["PLAN_FILE", "RECIPE_FILE", "SweepPlan", "checked_recipes", "open_folder"]
 
 PLAN_FILE = "sweep.json"
 RECIPE_FILE = "base.yaml"
@@ -86,30 +88,49 @@ class SweepPlan:
         return {"space": space} | {name: getattr(self, name) for name in names}
 
 
-def check_fields(plan: SweepPlan, recipe: str | Path, overrides: list[str]) -> None:
+def checked_recipes(plan: SweepPlan, recipe: str | Path, overrides: list[str]) -> dict[str, Recipe]:
     """Load the recipe with values of each field, so that a mistake is told before anything runs.
+
+    Returns:
+        By name the recipes that are tried as a whole.
 
     Raises:
         RecipeError: a field or value that no recipe takes.
     """
-    for name, dimension in plan.space.items():
-        tried = dimension.values if isinstance(dimension, Choice) else _ends(dimension)
-        for value in tried:
-            load_recipe(recipe, [*overrides, f"{name}={json.dumps(value)}"])
+    tried = {
+        name: dimension.values if isinstance(dimension, Choice) else _ends(dimension)
+        for name, dimension in plan.space.items()
+    }
+    others = {str(name): load_recipe(str(name), overrides) for name in tried.pop(RECIPE, ())}
+    for base in others or [recipe]:
+        for name, values in tried.items():
+            for value in values:
+                load_recipe(base, [*overrides, f"{name}={json.dumps(value)}"])
+    return others
 
 
 def _ends(drawn: Drawn) -> tuple[Any, ...]:
     return (int(drawn.low), int(drawn.high)) if drawn.integer else (drawn.low, drawn.high)
 
 
-def open_folder(folder: Path, recipe: Recipe, plan: SweepPlan, resume: bool) -> None:
+def open_folder(
+    folder: Path, recipe: Recipe, plan: SweepPlan, resume: bool, others: Mapping[str, Recipe] | None = None
+) -> None:
     """Begin a sweep in a folder, or go on with the one that is there.
+
+    Args:
+        folder: the sweep's.
+        recipe: what its trials start from.
+        plan: what is tried.
+        resume: whether to go on.
+        others: recipes that are tried as a whole, by name.
 
     Raises:
         RunError: the folder holds a sweep and `resume` is off, another sweep, or something else.
     """
     file = folder / PLAN_FILE
-    text = recipe_yaml(recipe)
+    copies = {folder / RECIPE_FILE: recipe_yaml(recipe)}
+    copies |= {copied_recipe(folder, name): recipe_yaml(other) for name, other in (others or {}).items()}
     if file.is_file():
         if not resume:
             raise RunError(
@@ -118,7 +139,7 @@ def open_folder(folder: Path, recipe: Recipe, plan: SweepPlan, resume: bool) -> 
             )
         stored = json.loads(file.read_text("utf-8"))
         differing = [name for name, value in plan.written().items() if stored.get(name) != value]
-        if (folder / RECIPE_FILE).read_text("utf-8") != text:
+        if any(not path.is_file() or path.read_text("utf-8") != text for path, text in copies.items()):
             differing.append("the recipe")
         if differing:
             raise RunError(
@@ -126,9 +147,11 @@ def open_folder(folder: Path, recipe: Recipe, plan: SweepPlan, resume: bool) -> 
                 "output=FOLDER, or repeat the command that began it"
             )
         return
-    unstarted = {FolderLock.FILE_NAME, RECIPE_FILE}  # what a sweep that was killed at once leaves behind
-    others = sorted(item.name for item in folder.iterdir() if item.name not in unstarted)
-    if others:
-        raise RunError(f"{folder}: not empty (it holds {others[0]}) and not a sweep: choose another with output=FOLDER")
-    write_atomically(folder / RECIPE_FILE, text)
+    unstarted = {FolderLock.FILE_NAME, RECIPE_FILE, "recipes"}  # what a sweep that was killed at once leaves behind
+    found = sorted(item.name for item in folder.iterdir() if item.name not in unstarted)
+    if found:
+        raise RunError(f"{folder}: not empty (it holds {found[0]}) and not a sweep: choose another with output=FOLDER")
+    for path, text in copies.items():
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, text)
     write_atomically(file, json.dumps(plan.written(), indent=2) + "\n")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from taskloom.errors import UserError
+from taskloom.sweep.local import drawn
 from taskloom.sweep.plan import RECIPE_FILE, SweepPlan
 from taskloom.sweep.space import Choice, Settings, grid
 from taskloom.sweep.trial import Outcome, Trial
@@ -144,18 +145,8 @@ def _search(plan: SweepPlan) -> tuple[dict[str, Any], Any]:
         return {}, OptunaSearch(
             _distributions(plan), metric="value", mode="min" if plan.minimize else "max", sampler=sampler
         )
-    settings = grid(plan.space) if plan.search == "grid" else _drawn(plan)
+    settings = grid(plan.space) if plan.search == "grid" else drawn(plan)
     return {"settings": tune.grid_search(settings)}, None
-
-
-def _drawn(plan: SweepPlan) -> list[Settings]:
-    import optuna
-
-    from taskloom.sweep.local import suggested
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=plan.seed))
-    return [suggested(study.ask(), plan) for _ in range(plan.trials or 0)]
 
 
 def _distributions(plan: SweepPlan) -> dict[str, Any]:

@@ -5,6 +5,7 @@ training.epochs=range(1,10,3)           1, 4, 7 (Python's range)
 training.learning_rate=loguniform(1e-6,1e-4)     drawn, as likely in each order of magnitude
 training.warmup=uniform(0,0.2)          drawn
 training.batch_size=randint(8,64)       a drawn integer, both ends included
+recipe=ca-mtl/base,ca-mtl/large         whole recipes
 """
 
 import hashlib
@@ -19,7 +20,10 @@ import yaml
 
 from taskloom.errors import RecipeError
 
-__all__ = ["Choice", "Dimension", "Drawn", "Settings", "grid", "parse_dimension", "slug"]
+__all__ = ["RECIPE", "Choice", "Dimension", "Drawn", "Settings", "grid", "parse_dimension", "slug"]
+
+#: In the place of a field: whole recipes that are tried.
+RECIPE = "recipe"
 
 #: A trial's values by dotted field.
 Settings = dict[str, Any]

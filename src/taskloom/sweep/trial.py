@@ -20,9 +20,9 @@ from typing import Any, Literal
 from taskloom.errors import RunError
 from taskloom.metrics_log import MetricsLog
 from taskloom.storage import write_atomically
-from taskloom.sweep.space import Settings, slug
+from taskloom.sweep.space import RECIPE, Settings, slug
 
-__all__ = ["LOG_FILE", "OUTCOME_FILE", "SETTINGS_FILE", "Outcome", "Trial", "read_metric"]
+__all__ = ["LOG_FILE", "OUTCOME_FILE", "SETTINGS_FILE", "Outcome", "Trial", "copied_recipe", "read_metric"]
 
 COMMAND = (sys.executable, "-m", "taskloom")
 LOG_FILE = "log.txt"
@@ -57,7 +57,7 @@ class Trial:
     """A setting under one seed.
 
     Attributes:
-        recipe: the sweep's recipe file.
+        recipe: the sweep's recipe file, where the settings name none of their own.
         verb: the command that trains, such as ``train`` or ``online adapt``.
         settings: values by dotted field.
         seed: of the training.
@@ -81,7 +81,8 @@ class Trial:
 
     def overrides(self) -> list[str]:
         """Return the trial's fields as `taskloom` takes them."""
-        fields = {**self.settings, "seed": self.seed, "output": str(self.folder)}
+        given = {field: value for field, value in self.settings.items() if field != RECIPE}
+        fields = {**given, "seed": self.seed, "output": str(self.folder)}
         return [f"{field}={json.dumps(value)}" for field, value in fields.items()]
 
     def run(self, on_score: Callable[[int, float], bool] | None = None, retries: int = 1) -> Outcome:
@@ -115,7 +116,9 @@ class Trial:
     def _attempt(self, on_score: Callable[[int, float], bool] | None) -> Outcome:
         if not self._finished():
             log = self._beside(LOG_FILE)
-            command = [*self.command, *self.verb.split(), str(self.recipe), *self.overrides()]
+            own = self.settings.get(RECIPE)
+            recipe = self.recipe if own is None else copied_recipe(self.sweep, own)
+            command = [*self.command, *self.verb.split(), str(recipe), *self.overrides()]
             with log.open("wb") as output:
                 process = subprocess.Popen(
                     [*command, "--resume"],
@@ -174,6 +177,11 @@ class Trial:
 
     def _finished(self) -> bool:
         return (self._results() / "finished.json").is_file()
+
+
+def copied_recipe(sweep: Path, name: str) -> Path:
+    """Return where a sweep keeps its copy of a recipe that it tries."""
+    return sweep / "recipes" / f"{slug({RECIPE: name})}.yaml"
 
 
 def read_metric(run: Path, metric: str) -> float:
