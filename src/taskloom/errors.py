@@ -27,8 +27,8 @@ class RunError(UserError):
     """A run folder cannot be used as asked: not empty, of another recipe, incomplete or damaged."""
 
 
-class LostProcessError(UserError):
-    """Another process of this run has ended, and the run with it. No mistake of the user's, but theirs to go on."""
+class LostProcessError(RuntimeError):
+    """Another process of this run has ended, and the run with it. No mistake of the user's; the message is complete."""
 
 
 def did_you_mean(found: str, known: Iterable[str]) -> str:
