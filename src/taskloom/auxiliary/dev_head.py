@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from taskloom.heads import TaskHeads, mean_over_tasks
+from taskloom.processes import gather, world_size
 
-__all__ = ["DevHead", "HeadInputs"]
+__all__ = ["DevHead", "HeadInputs", "of_all_processes"]
 
 ITERATIONS = 50
 
@@ -40,11 +41,20 @@ class HeadInputs:
     attention_mask: Tensor
     targets: dict[str, Tensor]
 
-    def double(self) -> "HeadInputs":
-        """Return the same on the CPU in float64."""
-        targets = {name: value.cpu() for name, value in self.targets.items()}
-        parts = (self.pooled.cpu().double(), self.hidden.cpu().double(), self.task.cpu(), self.attention_mask.cpu())
-        return HeadInputs(*parts, targets)
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "HeadInputs":
+        """Return the same on a device, the features in another type, too."""
+        targets = {name: value.to(device) for name, value in self.targets.items()}
+        features = (self.pooled.to(device, dtype), self.hidden.to(device, dtype))
+        return HeadInputs(*features, self.task.to(device), self.attention_mask.to(device), targets)
+
+
+def of_all_processes(passes: Sequence[HeadInputs]) -> list[HeadInputs]:
+    """Return what the heads were given in all processes, in each of them."""
+    if world_size() == 1:
+        return list(passes)
+    device = passes[0].pooled.device
+    shares = gather([each.to("cpu") for each in passes])
+    return [each.to(device) for share in shares for each in share]
 
 
 class DevHead:
@@ -65,7 +75,7 @@ class DevHead:
         The fit runs on the CPU, where these small problems belong: a GPU would wait at each of its line searches.
         """
         device = passes[0].pooled.device
-        inputs = [each.double() for each in passes]
+        inputs = [each.to("cpu", torch.float64) for each in passes]
         with torch.enable_grad():
             for parameter in self.heads.parameters():
                 parameter.data.zero_()

@@ -222,21 +222,21 @@ class AuxiliaryStep:
     def _static(self, sampled: list[int], among: Tensor, drawn: list[Drawn]) -> StepResult:
         _, balance = self.weights.balance()
         losses = torch.zeros(len(sampled), device=self.parameters[0].device)
-        touched = [*self.parameters, *self._head_parameters()]
-        for parameter in touched:  # what is there is the same in all processes, and will be added up with the rest
-            if parameter.grad is not None and world_size() > 1:
-                parameter.grad /= world_size()
+        trained = [*self.parameters, *self._head_parameters()]
+        gradient: Gradient = [None] * len(trained)
         for view in drawn:
             for rows in self._chunks(view):
                 weighted = torch.zeros((), device=losses.device)
                 for position, (loss, share) in zip(view.members, self._losses(view, rows), strict=True):
                     weighted = weighted + (balance * among[position].item()) * (loss * share)
                     losses[position] += (loss * share).detach()
-                self._scaled(weighted).backward()
-        for parameter, gradient in zip(
-            touched, over_processes([parameter.grad for parameter in touched], touched), strict=True
-        ):
-            parameter.grad = gradient
+                if world_size() == 1:
+                    self._scaled(weighted).backward()
+                else:  # a wrapper for several processes would take a backward pass for one of its own
+                    found = torch.autograd.grad(self._scaled(weighted), trained, allow_unused=True)
+                    gradient = total(gradient, list(found))
+        for parameter, summed in zip(trained, over_processes(gradient, trained), strict=True):
+            add(parameter, summed, 1.0)
         sum_over(losses)
         return StepResult(sampled, losses, None, balance * (among.to(losses) @ losses))
 

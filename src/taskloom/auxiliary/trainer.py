@@ -4,6 +4,9 @@ An optimizer step is that of `MultiTaskTrainer`, its loss times w_prim. When the
 gradient in `.grad`, the auxiliary part follows (`taskloom.auxiliary.step`), once, whatever the accumulation. With both
 learning rates of the weights zero this is plain multi-task training with static weights: no held-out gradient, no head
 for it, no gradient of a single objective.
+
+Several processes share the tasks' batch, the objectives' rows and the held-out batch, and make the step of one: the
+gradients of objectives and held-out loss are added up, and compared then.
 """
 
 import logging
@@ -14,12 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainingArguments
 
 from taskloom.auxiliary.bodies import Body, DecoderBody, EncoderBody
-from taskloom.auxiliary.dev_head import DevHead, HeadInputs
+from taskloom.auxiliary.dev_head import DevHead, HeadInputs, of_all_processes
 from taskloom.auxiliary.heads import ObjectiveHeads
 from taskloom.auxiliary.history import WeightLog
 from taskloom.auxiliary.step import AuxiliaryStep, StepResult
@@ -30,6 +34,8 @@ from taskloom.auxiliary.weights import ObjectiveWeights
 from taskloom.errors import UserError
 from taskloom.generative import GenerativeModel
 from taskloom.model import MultiTaskModel
+from taskloom.processes import is_main, world_size
+from taskloom.shares import WEIGHT, own_positions
 from taskloom.tasks import Task, TaskSuite
 from taskloom.training import MultiTaskTrainer
 
@@ -67,7 +73,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         settings: further arguments of `MultiTaskTrainer`.
 
     Raises:
-        UserError: the model cannot take objectives, or several processes train it.
+        UserError: the model cannot take objectives, or it is divided among processes.
     """
 
     def __init__(
@@ -92,8 +98,6 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         step: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
-        if args.world_size > 1:
-            raise UserError(f"auxiliary: objectives train in one process; this run has {args.world_size}")
         if args.n_gpu > 1:
             raise UserError(
                 f"auxiliary: objectives train on one device; this run sees {args.n_gpu}; choose one of them, "
@@ -112,6 +116,11 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         # A part of the model for as long as it is trained: optimizer, clipping and devices see the heads' parameters.
         model.objectives = heads
         super().__init__(model, args, suite, tokenizer, **settings)
+        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise UserError(
+                "auxiliary: objectives need each process to hold the whole model, and "
+                f"{self.accelerator.distributed_type.value} divides it. Launch without it"
+            )
         self.objective_weights = weights
         self.tally = Tally(len(weights.space), args.device)
         self.auxiliary = AuxiliaryStep(
@@ -180,15 +189,17 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         token_level = heads.token.num_outputs > 0
 
         def keep(_module: Any, args: tuple[Tensor, Tensor, Tensor]) -> None:
-            pooled, hidden, task = args
+            # Of several processes one may have no example of its own, but one that counts nothing.
+            own: Any = inputs[WEIGHT] > 0 if WEIGHT in inputs else slice(None)
+            pooled, hidden, task = (each.detach()[own] for each in args)
             names = ("labels", "token_labels", "span_labels")
             self._passes.append(
                 HeadInputs(
-                    pooled.detach(),
-                    hidden.detach() if token_level else hidden.detach()[:0],
+                    pooled,
+                    hidden if token_level else hidden[:0],
                     task,
-                    inputs["attention_mask"],
-                    {name: inputs[name] for name in names if name in inputs},
+                    inputs["attention_mask"][own],
+                    {name: inputs[name][own] for name in names if name in inputs},
                 )
             )
 
@@ -214,22 +225,33 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         return loss + result.loss.to(loss.device)
 
     def _dev_loss(self, seed: tuple[int, ...]) -> Callable[[], Tensor]:
-        """Return the held-out loss as a function: the best head's on a batch of this step's own."""
+        """Return the held-out loss as a function: the best head's on a batch of this step's own.
+
+        Of several processes it is a part, that of some of the batch's examples; the parts add up to the whole.
+        """
         numbers = np.random.default_rng((*seed, 1))
+        if self._dev_head is not None:
+            self._passes = of_all_processes(self._passes)
         held_out = self._held_out_of_step()
         each = -(-self.dev_batch_size // len(held_out))
-        items = [
-            item
-            for features in held_out
-            for item in features.__getitems__(numbers.permutation(len(features))[:each].tolist())
-        ]
-        batch: Any = self._prepare_inputs(self.inference.collator(items))
+        items, weights = [], []
+        for features in held_out:
+            chosen = features.__getitems__(numbers.permutation(len(features))[:each].tolist())
+            items += chosen
+            weights += [1 / (len(held_out) * len(chosen))] * len(chosen)
+        own, counts = own_positions(len(items))
+        batch: Any = self._prepare_inputs(self.inference.collator([items[position] for position in own]))
+        of_batch = torch.tensor([weights[position] * counts for position in own], device=self.args.device)
+
+        def part() -> Tensor:
+            outputs = self.network(**batch)
+            return outputs["loss"] if world_size() == 1 else (outputs["example_loss"] * of_batch).sum()
 
         def loss() -> Tensor:
             if self._dev_head is None:
-                return self.network(**batch)["loss"]
+                return part()
             with _swapped(self.network, self._dev_head.fit(self._passes)):
-                return self.network(**batch)["loss"]
+                return part()
 
         return loss
 
@@ -246,7 +268,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
         self.tally.note(result)
         self._auxiliary_loss += result.loss.detach()
         self._auxiliary_steps += 1
-        if result.cosines is None:
+        if result.cosines is None or not is_main():
             return
         for index in self.tally.skipped_in(result):
             if index not in self._reported:
@@ -268,7 +290,7 @@ class AuxiliaryTrainer(MultiTaskTrainer):
             self._auxiliary_steps = 0
             if skipped := int(self.tally.skipped.sum()):
                 logs["skipped"] = skipped
-            if self.history is not None:
+            if self.history is not None and is_main():
                 self.history.append(self.state.global_step, self.objective_weights)
         super().log(logs, start_time)
 
@@ -276,6 +298,8 @@ class AuxiliaryTrainer(MultiTaskTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or self.checkpoints)
         heads = {name: value.contiguous() for name, value in self.auxiliary.heads.state_dict().items()}
         save_file(heads, folder / HEADS_FILE)
