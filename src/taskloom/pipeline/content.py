@@ -95,13 +95,12 @@ def key(inputs: Mapping[str, Any]) -> str:
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say in words what differs, an item each."""
-    differing = [name for name in before | now if before.get(name) != now.get(name)]
-    return [
-        name
-        if name.startswith((_CONTENT, _STAGE))
-        else f"{name}: {_short(before.get(name))} -> {_short(now.get(name))}"
-        for name in differing
-    ]
+    told = []
+    for name in {**before, **now}:
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            told.append(name if name.startswith((_CONTENT, _STAGE)) else f"{name}: {_short(old)} -> {_short(new)}")
+    return told
 
 
 def _short(value: Any) -> str:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from taskloom.errors import RecipeError, RunError, UserError, did_you_mean
 from taskloom.locks import FolderLock
 from taskloom.pipeline.actions import run_stage
-from taskloom.pipeline.cache import State, prepare, set_aside, state
+from taskloom.pipeline.cache import State, prepare, state
 from taskloom.pipeline.content import Inputs
 from taskloom.pipeline.plan import Stage, plan_stages
 from taskloom.processes import is_main, on_main, together
@@ -180,10 +180,8 @@ class _Pipeline:
             if differing and not self.quiet:
                 told = "; ".join(differing[:3]) + ("; ..." if len(differing) > 3 else "")
                 self.console.print(f"{stage.name}: changed since its last run: {told}", markup=False, highlight=False)
-            if again:
-                set_aside(stage, self.recipe.output)
-            resume = prepare(stage, self.recipe.output, inputs)
-        return resume, stage.finished and stage.owned is not None
+            resume = prepare(stage, self.recipe.output, inputs, again)
+        return resume, stage.finished and stage.marker is not None
 
     def _check_needed(self, stage: Stage, only: Collection[str]) -> None:
         """Refuse to run a stage without what it needs."""

@@ -20,6 +20,7 @@ from taskloom.recipe import Recipe
 from taskloom.recipe.messages import recipe_error
 from taskloom.recipe.pipeline import PipelineSection, StageKind, StageSettings
 from taskloom.recipe.source import RecipeSource
+from taskloom.runs import STAGE_FILE
 
 __all__ = ["FOLLOWED", "Stage", "default_stages", "plan_stages"]
 
@@ -73,7 +74,9 @@ class Stage:
         settings: what the pipeline says of it.
         recipe: the pipeline's recipe with the stage's own fields, and defaults in the sections that it does not follow.
         folder: the run folder that it writes or adds to.
-        owned: what it alone writes; set aside when its settings or its data change. None: written anew each time.
+        owned: the folder that it alone writes; set aside when its settings or its data change. None: it writes a file
+            or two, which are made again.
+        marker: the file that says what it was made from; None: it is made each time.
         result: the file that it writes last.
         needs: the earlier stages that its result depends on.
     """
@@ -83,6 +86,7 @@ class Stage:
     recipe: Recipe
     folder: Path
     owned: Path | None
+    marker: Path | None
     result: Path
     needs: tuple["Stage", ...] = ()
 
@@ -163,7 +167,11 @@ def _planned(recipe: Recipe, settings: StageSettings, before: list[Stage]) -> St
                 f"pipeline.stages: two stages are '{name}': give one another `name`"
                 + (", or another weighter.kind" if kind == "adapt" else "")
             )
-    return Stage(name, settings, _stage_recipe(changed, kind, name, folder, needed), folder, owned, result, needed)
+    marker = owned / STAGE_FILE if owned is not None else None
+    if kind == "group":
+        marker = result.with_name("groups.stage.json")
+    stage_recipe = _stage_recipe(changed, kind, name, folder, needed)
+    return Stage(name, settings, stage_recipe, folder, owned, marker, result, needed)
 
 
 def _worked_on(before: list[Stage], name: str, settings: StageSettings) -> Stage:

@@ -2,7 +2,8 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -53,6 +54,8 @@ def field_type(location: tuple[str, ...]) -> str:
 def _annotation_at(location: tuple[str, ...]) -> Any:
     annotation: Any = Recipe
     for part in location:
+        if get_origin(annotation) in (Union, UnionType):  # an optional list or mapping
+            annotation = next((each for each in get_args(annotation) if get_origin(each) in (list, dict)), Any)
         if is_section(annotation) and part in annotation.model_fields:
             annotation = annotation.model_fields[part].annotation
         elif get_origin(annotation) in (list, dict):

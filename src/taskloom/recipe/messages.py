@@ -48,6 +48,8 @@ def _location(parts: tuple[int | str, ...]) -> Location:
 
 def _value_at(values: Any, location: Location) -> Any:
     for part in location:
+        if not isinstance(values, list | dict):
+            break  # a short form, such as the name of a stage that may be a mapping
         values = values[int(part)] if isinstance(values, list) else values[part]
     return values
 

@@ -47,4 +47,9 @@ def find_recipe(path_or_name: str | Path) -> Path:
         neighbours = sorted(file.name for file in folder.glob("*.y*ml")) if folder.is_dir() else []
         problem = "no such file" if folder.is_dir() else f"there is no folder '{folder}'"
         raise RecipeError(f"recipe '{name}': {problem}.{did_you_mean(path.name, neighbours)}")
-    raise RecipeError(f"recipe '{name}': neither a file nor a packaged recipe.{did_you_mean(name, packaged)}")
+    if path.is_dir():
+        raise RecipeError(f"recipe '{name}': a folder without recipe.yaml, so no run. Name a recipe's file, or a run")
+    neighbours = [str(folder) for folder in path.parent.iterdir() if folder.is_dir()] if path.parent.is_dir() else []
+    nearest = did_you_mean(name, [*packaged, *neighbours])
+    known = nearest if "Did you mean" in nearest else " `taskloom recipes` lists the packaged ones"
+    raise RecipeError(f"recipe '{name}': neither a file, a run folder nor a packaged recipe.{known}")

@@ -111,7 +111,7 @@ def _model_path(path: str, source: RecipeSource, location: Location) -> str:
     folder = _absolute(path, _base(source, location))
     if folder.is_dir():
         return str(folder)
-    if path.startswith((".", "/", "~")):
+    if path.startswith((".", "/", "~")) or Path(path).is_absolute():
         raise RecipeError(f"{source.where(location)}{'.'.join(location)}: there is no folder '{folder}'")
     return path
 
