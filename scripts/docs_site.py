@@ -1,7 +1,7 @@
 """What `make docs` adds to the folder docs/: MkDocs calls the functions below (`hooks` in mkdocs.yml).
 
 - The README is the site's first page.
-- Pages made from the code: `scripts.reference`.
+- Tables made from the code come into the pages of docs/reference: `scripts.reference`.
 - Pages lead to files outside docs/ (studies, recipes, examples). Those files become part of the site, and the links in
   all pages, which are right in the repository, are turned to them. A link that leads nowhere fails the build.
 """
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from scripts.reference import reference_pages  # noqa: E402  (MkDocs runs this file by its path)
+from scripts.reference import MARK, reference_pages  # noqa: E402  (MkDocs runs this file by its path)
 
 HOME = "README.md"
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
@@ -28,9 +29,13 @@ _FENCE = re.compile(r"^(```.*?^```)[ \t]*$", re.MULTILINE | re.DOTALL)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the first page, the pages made from the code, and what pages link to."""
-    for path, text in {"index.md": (REPOSITORY / HOME).read_text("utf-8"), **reference_pages()}.items():
-        files.append(File.generated(config, path, content=text))
+    """Add the first page, and what pages link to; fill in what is made from the code."""
+    files.append(File.generated(config, "index.md", content=(REPOSITORY / HOME).read_text("utf-8")))
+    for path, text in reference_pages().items():
+        page = files.get_file_from_path(path)
+        if page is None or page.content_string.count(MARK) != 1:
+            raise PluginError(f"docs/{path}: expected one line {MARK}")
+        page.content_string = page.content_string.replace(MARK, text)
     waiting = {_in_repository(file.src_uri): file.content_string for file in files.documentation_pages()}
     seen = set(waiting)
     while waiting:
@@ -80,7 +85,7 @@ def _in_repository(path: str) -> str:
     """Return the place in the repository of a page of the site."""
     if path == "index.md":
         return HOME
-    return f"docs/{path}" if (REPOSITORY / "docs" / path).exists() or path.startswith("reference/") else path
+    return f"docs/{path}" if (REPOSITORY / "docs" / path).exists() else path
 
 
 def _in_site(path: str) -> str:

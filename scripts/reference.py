@@ -1,6 +1,6 @@
-"""The reference pages that the code itself writes: the command line, fields of recipes and tasks, ready recipes.
+"""The tables of reference that the code itself writes: the command line, fields of recipes and tasks, ready recipes.
 
-`make docs` puts them into the site (scripts/docs_site.py), so that they are never older than the code.
+`make docs` puts them into pages of docs/reference (scripts/docs_site.py), so that they are never older than the code.
 """
 
 import enum
@@ -22,7 +22,10 @@ from taskloom.recipe.wording import type_name
 from taskloom.tasks.presets import list_presets
 from taskloom.tasks.task import Task
 
-__all__ = ["reference_pages"]
+__all__ = ["MARK", "reference_pages"]
+
+#: Where the tables stand in their pages.
+MARK = "<!-- made by scripts/reference.py -->"
 
 CLI, RECIPE, TASK, READY = ("reference/cli.md", "reference/recipe.md", "reference/task.md", "reference/recipes.md")
 
@@ -30,42 +33,18 @@ CLI, RECIPE, TASK, READY = ("reference/cli.md", "reference/recipe.md", "referenc
 _COMMON = ("--help", "--install-completion", "--show-completion")
 
 
-_CLI_INTRODUCTION = """
-Made from the commands themselves, which say the same: `taskloom VERB --help`.
-
-`FIELD=VALUE` is a field of the [recipe](recipe.md), `training.epochs=1` for example. Exit codes: 0 done, 2 a mistake in
-what was asked for, 130 interrupted, 1 anything else.
-"""
-_RECIPE_INTRODUCTION = """
-A recipe is a YAML file; `section.field=VALUE` on the command line sets one field. Unknown fields and wrong types are
-refused with the line and the nearest name. The same table: `taskloom recipes --fields`. A task's own fields:
-[tasks](task.md).
-"""
-_TASK_INTRODUCTION = """
-The fields of a task, as they stand under `tasks` in a recipe, in a task's own YAML file or in `taskloom.Task(...)`.
-How to write one: [Add a task](../add-a-task.md).
-"""
-_READY_INTRODUCTION = """
-`taskloom recipes` lists them, `taskloom recipes NAME` prints one, and every verb takes their names:
-`taskloom train multi-task/glue-minilm`.
-"""
-
-
 def reference_pages() -> dict[str, str]:
-    """Return the Markdown of each page by its path in the site."""
-    return {CLI: cli_page(), RECIPE: recipe_page(), TASK: task_page(), READY: ready_page()}
+    """Return the Markdown that each page of the site gets in the place of `MARK`."""
+    return {CLI: cli_tables(), RECIPE: recipe_tables(), TASK: task_tables(), READY: ready_table()}
 
 
 # --- the command line
 
 
-def cli_page() -> str:
+def cli_tables() -> str:
     """Return every verb with its arguments and options."""
     root: Any = typer.main.get_command(app)
-    parts = [
-        "# Command line",
-        _CLI_INTRODUCTION,
-    ]
+    parts: list[str] = []
     for name, command in _commands(root, "taskloom"):
         parts.append(f"## `{name}`" if name != "taskloom" else "## Global options")
         parts.append(inspect.cleandoc(command.help or "").replace("\n\n", "\n\n").strip())
@@ -137,12 +116,9 @@ def _words(hint: Any) -> str:
 # --- recipes
 
 
-def recipe_page() -> str:
+def recipe_tables() -> str:
     """Return every field of a recipe, section by section."""
-    parts = [
-        "# Recipe",
-        _RECIPE_INTRODUCTION,
-    ]
+    parts: list[str] = []
     for section, fields in groupby(recipe_fields(), key=lambda field: field.section):
         parts.extend(_section(section))
         rows = [
@@ -168,7 +144,7 @@ def _section(section: str) -> list[str]:
     return [f"## `{name}`", (model.__doc__ or "").splitlines()[0]]
 
 
-def task_page() -> str:
+def task_tables() -> str:
     """Return every field of a task."""
     rows = [
         (f"`{name}`", type_name(field.annotation), _field_default(field), field.description or "")
@@ -178,8 +154,7 @@ def task_page() -> str:
     return (
         "\n\n".join(
             [
-                "# Tasks",
-                _TASK_INTRODUCTION,
+                "## Fields",
                 _table(("field", "type", "default", "what, and its unit"), rows),
                 "## Presets",
                 "`taskloom tasks` prints them.",
@@ -190,22 +165,13 @@ def task_page() -> str:
     )
 
 
-def ready_page() -> str:
+def ready_table() -> str:
     """Return the ready recipes."""
     rows = []
     for name, path in packaged_recipes().items():
         description = yaml.safe_load(path.read_text("utf-8")).get("description", "")
         rows.append((f"[`{name}`](../../recipes/{name}.yaml)", description))
-    return (
-        "\n\n".join(
-            [
-                "# Ready recipes",
-                _READY_INTRODUCTION,
-                _table(("name", "what"), rows),
-            ]
-        )
-        + "\n"
-    )
+    return _table(("name", "what"), rows) + "\n"
 
 
 def _field_default(field: FieldInfo) -> str:
@@ -222,4 +188,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    pieces = " ".join(str(text).split()).replace("|", "\\|").split("`")
+    plain = (piece.replace("<", "&lt;").replace("*", "\\*") for piece in pieces[::2])
+    pieces[::2] = list(plain)
+    return "`".join(pieces)

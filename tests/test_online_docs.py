@@ -21,6 +21,7 @@ from tests.online.small_tokenizers import small_tokenizer
 
 HOUSE = Path(__file__).parents[1]
 ONLINE, CAMELS, RECIPES = "docs/online.md", "docs/methods/camels.md", "recipes/online/README.md"
+FLAGS = "docs/migration/camels.md"
 
 
 def page(name: str) -> str:
@@ -136,7 +137,7 @@ SECTIONS = {
 
 
 def flags(section: str) -> list[tuple[str, str, str]]:
-    text = re.split(rf"### {section}.*\n", page(CAMELS))[1]
+    text = re.split(rf"### {section}.*\n", page(FLAGS))[1]
     text = re.split(r"\n##", text)[0]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     return [(flag, value, here) for flag, value, here in rows[2:]]
