@@ -317,7 +317,8 @@ def _training_arguments(recipe: Recipe, run: RunFolder) -> TrainingArguments:
         seed=recipe.seed,
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps,
-        per_device_train_batch_size=-(-settings.batch_size // world_size()),
+        # Of all processes together: the Trainer reports it, and compares it with that of a run that is resumed.
+        per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.eval_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         # The fused form of AdamW is the Trainer's own choice for recent versions of torch.

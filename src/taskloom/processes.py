@@ -9,9 +9,11 @@ An error in one process must reach the others, or they wait for it until the lau
 """
 
 import atexit
+import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -39,6 +41,7 @@ __all__ = [
     "rank",
     "resume_command",
     "sum_over",
+    "tell_launcher",
     "together",
     "world_size",
 ]
@@ -244,6 +247,14 @@ def _is_broken_exchange(error: RuntimeError) -> bool:
     # Gloo raises plain RuntimeErrors.
     words = ("gloo", "nccl", "connection closed by peer", "connection reset by peer")
     return type(error).__name__.startswith("Dist") or any(word in str(error).lower() for word in words)
+
+
+def tell_launcher(message: str) -> None:
+    """Leave an error's message where `torchrun` looks for it: its report ends with the message then."""
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        extra = {"py_callstack": message, "timestamp": str(int(time.time()))}
+        Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": extra}}), "utf-8")
 
 
 def is_first(name: str) -> bool:
