@@ -19,6 +19,8 @@ from taskloom.cli.online import online
 from taskloom.cli.output import speak_utf8
 from taskloom.cli.predict import predict
 from taskloom.cli.recipes import recipes
+from taskloom.cli.report import report
+from taskloom.cli.run import run
 from taskloom.cli.sweep import sweep
 from taskloom.cli.tasks import tasks
 from taskloom.cli.train import train
@@ -30,6 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command(cls=FieldsCommand, no_args_is_help=True)(run)
 app.command(cls=FieldsCommand, no_args_is_help=True)(train)
 app.command(no_args_is_help=True)(evaluate)
 app.command(no_args_is_help=True)(predict)
@@ -38,6 +41,7 @@ app.command(no_args_is_help=True)(group)
 app.command(cls=FieldsCommand, no_args_is_help=True)(auxiliary)
 app.add_typer(online, name="online")
 app.command(no_args_is_help=True)(sweep)
+app.command(no_args_is_help=True)(report)
 app.command()(tasks)
 app.command()(recipes)
 app.command()(demo)

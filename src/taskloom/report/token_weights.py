@@ -6,7 +6,6 @@ import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +106,12 @@ def token_weights_html(documents: Sequence[TokenWeights], title: str) -> str:
     a token's weight under the pointer or the keyboard's focus. Within a document the strongest colour is its largest
     weight.
     """
-    from jinja2 import Environment
+    from jinja2 import Environment, PackageLoader
 
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = resources.files("taskloom.report").joinpath("token_weights.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(title=title, documents=documents, isfinite=math.isfinite)
+    loader = PackageLoader("taskloom.report", "")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.get_template("token_weights.html.j2")
+    return template.render(title=title, documents=documents, isfinite=math.isfinite)
 
 
 def token_weights_png(document: TokenWeights, path: Path) -> Path:

@@ -23,6 +23,7 @@ from taskloom.online.stages.parts import (
 )
 from taskloom.online.texts import read_texts
 from taskloom.online.trained_parameters import trained_parameters
+from taskloom.plain_json import to_json
 from taskloom.recipe import Recipe
 from taskloom.report.token_weights import TokenWeights, token_weights_html, token_weights_png
 from taskloom.runs import RunFolder
@@ -160,6 +161,7 @@ def _pictures(recipe: Recipe, folder: Path, weighter: Any, dev: QuestionSet, tok
         weighter.train(training)
         page = token_weights_html(documents, f"{recipe.name}: weights after step {step}")
         write_atomically(folder / f"step-{step:06d}.html", page)
+        write_atomically(folder / f"step-{step:06d}.json", to_json({"documents": list(map(vars, documents))}) + "\n")
         token_weights_png(documents[0], folder / f"step-{step:06d}.png")
 
     return draw

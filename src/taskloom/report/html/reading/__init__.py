@@ -1,0 +1,1 @@
+"""What run folders hold, as plain values: nothing here knows of HTML."""
