@@ -20,6 +20,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "starts").open("a") as file:
         file.write(f"{verb}\n")
+    (folder / "recipe").write_text(words[len(verb.split())] if verb else "")
     what = fields.get("description", "")
     if what == "crash" or (what == "crash-once" and len((folder / "starts").read_text().splitlines()) == 1):
         sys.exit("RuntimeError: something broke")

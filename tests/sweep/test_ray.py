@@ -68,6 +68,27 @@ def test_drawn_settings_and_failures_are_those_of_one_machine(recipe):
     assert sorted(map(repr, ray)) == sorted(map(repr, local))
 
 
+def test_the_worse_are_stopped_early(recipe):
+    space = {
+        "training.learning_rate": Choice((0.9, 0.1, 0.2, 0.15, 0.12)),
+        "description": Choice(("slow",)),
+        "training.max_steps": Choice((12,)),
+    }
+    found = run(recipe, SweepPlan(space, stop="asha"), "s", backend="ray", resources={"cpu": 1})
+    status = {row.settings["training.learning_rate"]: row.status for row in found}
+    assert len(found) == 5
+    assert status[0.9] == "ok"
+    stopped = [row for row in found if row.status == "pruned"]
+    assert stopped
+    for row in stopped:
+        rate = row.settings["training.learning_rate"]
+        assert not Path(f"s/trials/learning_rate={rate},description=slow,max_steps=12/seed-5/finished.json").exists()
+        assert 0 < row.mean < rate * 10 + 0.05  # what it had reached when it was stopped
+    # A finished sweep is only read.
+    again = run(recipe, SweepPlan(space, stop="asha"), "s", backend="ray", resources={"cpu": 1}, resume=True)
+    assert sorted(map(repr, again)) == sorted(map(repr, found))
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
 def test_a_cluster_that_does_not_answer(recipe, address):
     with pytest.raises(UserError, match=f"--address {address}: no Ray cluster answers there"):

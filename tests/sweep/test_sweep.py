@@ -173,7 +173,7 @@ def test_a_killed_sweep_goes_on(recipe, number):
     script = SCRIPT.format(command=STAND_IN)
     process = subprocess.Popen([sys.executable, "-c", script], env=os.environ)
     second = Path("s/trials/learning_rate=0.2,description=slow,max_steps=5/seed-5/starts")
-    while not second.is_file():
+    while not (second.is_file() and second.read_text()):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
@@ -188,6 +188,55 @@ def test_a_killed_sweep_goes_on(recipe, number):
     first = Path("s/trials/learning_rate=0.1,description=slow,max_steps=5/seed-5/starts")
     assert len(first.read_text().splitlines()) == 1
     assert len(second.read_text().splitlines()) == 2
+
+
+def test_whole_recipes_are_tried_as_they_were_at_the_start(recipe):
+    other = recipe.with_name("other.yaml")
+    other.write_text("model: {path: another-model}\ntasks: [glue/rte]\nseed: 5\n")
+    space = {"recipe": Choice(("r.yaml", "other.yaml")), "training.learning_rate": Choice((0.1, 0.2))}
+    folder, found = run(recipe, SweepPlan(space))
+    assert [(row.settings["recipe"], row.values) for row in found] == [
+        ("other.yaml", {5: 2.05}),
+        ("r.yaml", {5: 2.05}),
+        ("other.yaml", {5: 1.05}),
+        ("r.yaml", {5: 1.05}),
+    ]
+    (started,) = folder.glob("trials/recipe=other.yaml,learning_rate=0.2*/seed-5/recipe")
+    copied = Path(started.read_text())
+    assert copied.parent == folder / "recipes"
+    assert "path: another-model\n" in copied.read_text()
+    other.write_text("model: {path: changed}\ntasks: [glue/rte]\nseed: 5\n")
+    with pytest.raises(RunError, match="it differs in the recipe"):
+        run(recipe, SweepPlan(space), resume=True)
+
+
+CLI = """
+import sys
+from taskloom.sweep import trial
+from taskloom.cli import main
+trial.COMMAND, trial.POLL = {command!r}, 0.02
+main(["sweep", "r.yaml", "training.learning_rate=0.1,0.2,0.3", "description=slow", "training.max_steps=5", "output=s",
+      *sys.argv[1:]])
+"""
+
+
+def test_an_interrupted_sweep_stops_says_how_to_go_on_and_does(recipe):
+    script = [sys.executable, "-c", CLI.format(command=STAND_IN)]
+    process = subprocess.Popen(script, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    second = Path("s/trials/learning_rate=0.2/seed-5/starts")
+    while not (second.is_file() and second.read_text()):
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: its trainings get it, too
+    _, told = process.communicate(timeout=40)
+    assert process.returncode == 130
+    assert "--resume" in told
+    assert "Traceback" not in told
+    assert not Path("s/trials/learning_rate=0.3").exists()
+    assert not second.with_name("finished.json").exists()
+    subprocess.run([*script, "--resume", "--quiet"], check=True)
+    assert [row.settings["training.learning_rate"] for row in gather(Path("s"))] == [0.3, 0.2, 0.1]
+    assert len(Path("s/trials/learning_rate=0.1/seed-5/starts").read_text().splitlines()) == 1
 
 
 def test_a_trial_is_a_plain_command(recipe, tmp_path):

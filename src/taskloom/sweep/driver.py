@@ -29,11 +29,17 @@ def divide(recipe: str | Path, given: Sequence[str]) -> tuple[list[str], dict[st
     Raises:
         RecipeError: a mistake in the recipe or in what is given.
     """
-    parsed = [(text, *parse_dimension(text)) for text in given]
-    fixed = [text for text, _, values in parsed if isinstance(values, Choice) and len(values.values) == 1]
-    varied = {field: values for text, field, values in parsed if text not in fixed}
+    fixed: list[str] = []
+    varied: dict[str, Dimension] = {}
+    for text in given:
+        field, values = parse_dimension(text)
+        if isinstance(values, Choice) and len(values.values) == 1:
+            # As it was given, for the recipe to read; but a recipe knows no range.
+            fixed.append(f"{field}={values.values[0]}" if "=range(" in text else text)
+        else:
+            varied[field] = values
     own = load_recipe(recipe, fixed).sweep
-    set_here = {field for _, field, _ in parsed}
+    set_here = {text.partition("=")[0].strip() for text in given}
     listed = ({RECIPE: own.recipes} if own.recipes else {}) | own.grid
     space: dict[str, Dimension] = {field: Choice(tuple(values)) for field, values in listed.items()}
     return fixed, {field: values for field, values in space.items() if field not in set_here} | varied

@@ -29,6 +29,7 @@ LOG_FILE = "log.txt"
 OUTCOME_FILE = "outcome.json"
 SETTINGS_FILE = "settings.json"
 _PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+_KILLED = -9  # SIGKILL, which not every system has
 #: Exit code of a training that was interrupted.
 INTERRUPTED = 130
 #: Seconds between two looks at a training's log.
@@ -181,7 +182,7 @@ class Trial:
 
 def copied_recipe(sweep: Path, name: str) -> Path:
     """Return where a sweep keeps its copy of a recipe that it tries."""
-    return sweep / "recipes" / f"{slug({RECIPE: name})}.yaml"
+    return sweep / "recipes" / f"{slug({RECIPE: name}).removeprefix(f'{RECIPE}=')}.yaml"
 
 
 def read_metric(run: Path, metric: str) -> float:
@@ -221,7 +222,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _reason(log: Path, code: int) -> str:
-    if code == -signal.SIGKILL:
+    if code == _KILLED:
         return "killed (out of memory?)"
     lines = [line.strip() for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
     told = next((line for line in reversed(lines) if "rror" in line), lines[-1] if lines else "")
