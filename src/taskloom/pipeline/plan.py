@@ -222,7 +222,7 @@ def _stage_recipe(recipe: Recipe, kind: StageKind, name: str, folder: Path, need
         return needs[0].recipe.model_copy(update={"affinity": recipe.affinity})
     unused = _OPTIONAL.difference(FOLLOWED[kind])
     update: dict[str, Any] = {section: type(getattr(recipe, section))() for section in unused}
-    update |= {"groups": None, "name": f"{recipe.name}/{name}", "output": folder}
+    update |= {"groups": None, "name": f"{recipe.name}/{name}", "description": "", "output": folder}
     if kind == "train-groups":
         update["groups"] = needs[0].folder
     if kind == "retrain":
