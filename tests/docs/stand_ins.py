@@ -229,6 +229,8 @@ def own_tasks(folder: Path, form: str = "csv") -> None:
 
 @stands_in("docs/getting-started.md")
 @stands_in("docs/add-a-task.md")
+@stands_in("docs/pipelines.md")
+@stands_in("docs/report.md")
 def files_of_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     own_tasks(folder)
     return {}
