@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+
 
 def main() -> None:
     words = sys.argv[1 : sys.argv.index("--resume")]
@@ -20,14 +22,16 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "starts").open("a") as file:
         file.write(f"{verb}\n")
-    (folder / "recipe").write_text(words[len(verb.split())] if verb else "")
-    what = fields.get("description", "")
+    recipe = words[len(verb.split())]
+    (folder / "recipe").write_text(recipe)
+    base = yaml.safe_load(Path(recipe).read_text())
+    what = fields.get("description", base.get("description", ""))
     if what == "crash" or (what == "crash-once" and len((folder / "starts").read_text().splitlines()) == 1):
         sys.exit("RuntimeError: something broke")
     if what == "oom":
         os.kill(os.getpid(), signal.SIGKILL)
     score = fields.get("training.learning_rate", 1.0) * 10 + fields["seed"] / 100
-    steps = fields.get("training.max_steps", 1)
+    steps = max(fields.get("training.max_steps", base.get("training", {}).get("max_steps", 1)), 1)
     with (folder / "metrics.jsonl").open("w") as log:
         for step in range(1, steps + 1):
             log.write(json.dumps({"step": step, "dev/mean": score * step / steps}) + "\n")
