@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from taskloom.errors import UserError
+from taskloom.errors import UserError, did_you_mean
 
 __all__ = [
     "Family",
@@ -201,6 +201,10 @@ def _load_once(loader: Any, path: str, revision: str | None, gguf_file: str | No
     if gguf_file is None:
         return load_pretrained(loader, path, revision, trust_remote_code)
     file = Path(resolve_backbone(path, gguf_file), gguf_file)
+    if file.parent.is_dir() and not file.is_file():
+        there = sorted(other.name for other in file.parent.glob("*.gguf"))
+        nearest = did_you_mean(gguf_file, there) or " There is no GGUF file."
+        raise UserError(f"model.gguf_file: there is no file '{gguf_file}' in {file.parent}.{nearest}")
     if not file.is_file():
         return load_pretrained(loader, path, revision, trust_remote_code, gguf_file=gguf_file)
     # A copy: whoever gets it may change it.
@@ -227,7 +231,7 @@ def load_pretrained(loader: Any, path: str, revision: str | None, trust_remote_c
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"model.path: cannot load '{path}': {reason} "
+            f"model.path: cannot load '{path}': {reason.rstrip('.')}. "
             "Give a folder with config.json, model.safetensors and tokenizer.json, a hub id, or package:NAME/folder."
         ) from error
     except RuntimeError as error:

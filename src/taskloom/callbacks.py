@@ -98,6 +98,7 @@ class ProgressLine(TrainerCallback):
             TextColumn("{task.fields[latest]}"),
             console=console,
             transient=False,
+            disable=not console.is_terminal,  # in a file or pipe a line that moves is many lines
         )
         self._latest: dict[str, float] = {}
 

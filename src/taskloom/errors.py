@@ -10,6 +10,9 @@ from difflib import get_close_matches
 
 __all__ = ["DataError", "LostProcessError", "RecipeError", "RunError", "UserError", "did_you_mean"]
 
+#: A longer list of what is known is cut: nobody reads it.
+MOST_SHOWN = 30
+
 
 class UserError(ValueError):
     """A mistake in what the user gave. The message is complete: it needs no traceback to be understood."""
@@ -38,4 +41,7 @@ def did_you_mean(found: str, known: Iterable[str]) -> str:
     near = get_close_matches(found.lower(), lowered, n=1, cutoff=0.6)
     if near:
         return f" Did you mean '{lowered[near[0]]}'?"
-    return f" Known: {', '.join(known)}." if known else ""
+    shown = (
+        known if len(known) <= MOST_SHOWN else [*known[: MOST_SHOWN // 2], f"and {len(known) - MOST_SHOWN // 2} more"]
+    )
+    return f" Known: {', '.join(shown)}." if known else ""

@@ -164,11 +164,11 @@ def read_groups(path: Path, suite: TaskSuite) -> list[list[str]]:
     ):
         raise RunError(f'{file}: must hold lists of task names, such as [["rte", "mnli"], ["cola"]]')
     named = [name for group in groups for name in group]
+    unknown = sorted(set(named) - set(suite.names))
+    if unknown:
+        raise RunError(f"{file}: the recipe has no task '{unknown[0]}'; its tasks are {', '.join(suite.names)}")
     for name in suite.names:
         if named.count(name) != 1:
             found = "no group" if name not in named else f"{named.count(name)} groups"
             raise RunError(f"{file}: task '{name}' is in {found}; each task must be in one")
-    unknown = sorted(set(named) - set(suite.names))
-    if unknown:
-        raise RunError(f"{file}: the recipe has no task '{unknown[0]}'; its tasks are {', '.join(suite.names)}")
     return groups

@@ -220,7 +220,9 @@ def _fits(folder: Path) -> Iterator[None]:
     """Say of weights that do not fit what they do not fit."""
     try:
         yield
-    except (RuntimeError, KeyError, OSError, SafetensorError) as error:
+    except SafetensorError as error:
+        raise RunError(f"{folder}: its weights are damaged ({error}). Train again, or copy them again") from error
+    except (RuntimeError, KeyError, OSError) as error:
         lines = [line.strip() for line in str(error).strip().splitlines()]
         # torch's first line only says that there are errors, and for which class.
         reason = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else lines[0]

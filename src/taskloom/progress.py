@@ -29,9 +29,9 @@ class Rate(ProgressColumn):
 def counted(console: Console | None, title: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     """Show one line of progress and yield what advances it by a number of units.
 
-    No console shows nothing; of a stream the total may be unknown (None).
+    No console shows nothing, nor does one that writes into a file or pipe; of a stream the total may be unknown (None).
     """
-    if console is None:
+    if console is None or not console.is_terminal:
         yield lambda _done: None
         return
     progress = Progress(

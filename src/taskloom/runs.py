@@ -82,7 +82,12 @@ class RunFolder:
     @classmethod
     def _begin(cls, path: Path, recipe: Recipe, resume: bool) -> Self:
         cls.refuse_unusable(path, resume)
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # below a file, on a drive that is not there, in a folder of the system's
+            raise RunError(
+                f"{path}: cannot be made ({error.strerror}): choose another folder with output=FOLDER"
+            ) from error
         lock = FolderLock(path)
         try:
             # Again under the lock: another training may have filled the folder in between.
@@ -221,7 +226,10 @@ class RunFolder:
         path = self.path / "scores.json"
         if not path.is_file():
             raise RunError(f"{self.path}: no scores yet; the run is not finished")
-        return json.loads(path.read_text(encoding="utf-8"))
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{path}: is damaged ({error})") from error
 
     def write_summary(self, markdown: str) -> None:
         """Write `summary.md`."""
@@ -258,9 +266,15 @@ def _refuse_other_recipe(path: Path, stored: Recipe, present: Recipe) -> None:
     """Refuse to continue a run under a recipe that would train something else."""
     differing = differences(stored, present)
     if "tasks" in differing:
+        if _names(stored) != _names(present):
+            raise RunError(
+                f"{path}: its checkpoints belong to another task list: {_names(stored)}; "
+                f"the recipe now lists {_names(present)}. Choose another folder with output=FOLDER"
+            )
+        before, now = next(pair for pair in zip(stored.tasks, present.tasks, strict=True) if pair[0] != pair[1])
         raise RunError(
-            f"{path}: its checkpoints belong to another task list: {_names(stored)}; "
-            f"the recipe now lists {_names(present)}. Choose another folder with output=FOLDER"
+            f"{path}: its checkpoints belong to tasks that were declared otherwise: {before}; now {now}. "
+            "Choose another folder with output=FOLDER"
         )
     if differing:
         changes = "\n".join(f"  {name}: {before} -> {now}" for name, (before, now) in differing.items())

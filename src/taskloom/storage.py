@@ -29,6 +29,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a disk that is full says so without a name
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -47,7 +47,7 @@ def named_space(name: str, labelled: Sequence[str] | None = None) -> dict[str, A
             f"{did_you_mean(prefix, labelled or ()) or ' There are no labelled tasks.'}"
         )
     known = [*spaces, *(f"{task}.{form}" for task in labelled or () for form in forms)]
-    raise RecipeError(f"there is no search space '{name}'.{did_you_mean(name, known)}")
+    raise RecipeError(f"auxiliary.space: there is no search space '{name}'.{did_you_mean(name, known)}")
 
 
 def _with_tasks(name: str, space: Mapping[str, Any], labelled: Sequence[str] | None) -> dict[str, Any]:

@@ -20,7 +20,19 @@ __all__ = ["plain_errors", "quiet_pipes", "show_warnings"]
 #: What typer raises for arguments that it cannot parse. Some versions bring click along, others carry a copy of it.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 #: Operating system errors that tell about the user's disk or permissions, not about a fault in taskloom.
-_DISK_ERRORS = frozenset({errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.ENAMETOOLONG})
+_DISK_ERRORS = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EEXIST,
+        errno.EFBIG,
+        errno.ENAMETOOLONG,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+    }
+)
 
 #: Seconds in which an error of the main process has ended the others.
 SILENCE = 5.0
@@ -90,6 +102,7 @@ def _message(error: Exception) -> str | None:
 
 def _usage(error: Any) -> str:
     message = error.format_message().strip().replace("Value error, ", "")  # pydantic's words, not the user's
+    message += "" if message.endswith((".", "?")) else "."
     context = getattr(error, "ctx", None)
     return message if context is None else f"{message} See: {context.command_path} --help"
 

@@ -48,8 +48,8 @@ def group(
     as_json: JsonOption = False,
 ) -> None:
     """Group a run's tasks so that those that help each other are together."""
-    if k != "auto" and not k.isdecimal():
-        raise UserError(f"--k: expected a number or auto, found '{k}'")
+    if k != "auto" and not (k.isdecimal() and int(k) > 0):
+        raise UserError(f"--k: expected a number of groups from 1 on, or auto; found '{k}'")
     hush_libraries()
     from taskloom.affinity.folder import AFFINITY_FOLDER
     from taskloom.affinity.run import group_tasks
