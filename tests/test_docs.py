@@ -1,16 +1,10 @@
-"""The code in the documentation runs."""
+"""What the documentation says of numbers is true (that its code runs, and its recipes are read: tests/docs)."""
 
 import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-import transformers
 import yaml
-from peft import PeftModel
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from taskloom import load_recipe
 from taskloom.auxiliary import ObjectiveWeights, SearchSpace
@@ -18,53 +12,12 @@ from taskloom.auxiliary.history import WeightLog
 from taskloom.recipe.auxiliary import AuxiliarySection
 from taskloom.tasks import list_presets
 from taskloom.tasks.presets import resolve_tasks
-from tests.adapters.language_models import language_model
 
 DOCS = Path(__file__).parents[1] / "docs"
 
 
 def blocks(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
-
-
-def test_grad_tag_with_your_own_model(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-
-    def loaders(size: int) -> dict[str, DataLoader]:
-        return {
-            name: DataLoader(TensorDataset(torch.randn(size, 4), torch.arange(size) % 3), batch_size=5)
-            for name in ("first", "second", "third")
-        }
-
-    names: dict[str, Any] = {
-        "model": nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)),
-        "train_loaders": loaders(12),
-        "validation_loaders": loaders(9),
-    }
-    block, _ = blocks("methods/grad-tag.md")
-    exec(block, names)
-    assert sorted(position for group in names["groups"] for position in group) == [0, 1, 2]
-    assert len(names["groups"]) == 2
-
-
-def test_grad_tag_on_a_graph(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    rng, size, count = np.random.default_rng(0), 15, 20  # twenty communities of fifteen nodes each
-    near = [(node, node // size * size + int(rng.integers(size))) for node in range(size * count) for _ in range(4)]
-    far = [(int(first), int(second)) for first, second in rng.integers(size * count, size=(150, 2))]
-    edges = sorted({(min(pair), max(pair)) for pair in near + far if pair[0] != pair[1]})
-    (tmp_path / "com-amazon").mkdir()
-    (tmp_path / "com-amazon/edges.txt").write_text("".join(f"{first} {second}\n" for first, second in edges))
-    communities = (range(start, start + size) for start in range(0, size * count, size))
-    lines = (" ".join(map(str, members)) + "\n" for members in communities)
-    (tmp_path / "com-amazon/communities.txt").write_text("".join(lines))
-
-    _, block = blocks("methods/grad-tag.md")
-    names: dict[str, Any] = {}
-    exec(block, names)
-    assert sorted(position for group in names["groups"] for position in group) == list(range(count))
-    assert len(names["groups"]) == 5
 
 
 def test_aang(tmp_path):
@@ -101,41 +54,6 @@ def test_too_little_data(tmp_path, monkeypatch, capsys):
     WeightLog(tmp_path / "runs/stance/objective_weights.csv").append(10, weights)
     exec(block, {})
     assert capsys.readouterr().out.splitlines()[-1] == "balance 0.5 0.5"
-
-
-def test_hyperdecoders(tmp_path, monkeypatch):
-    """The page's models come from the hub: tiny ones stand in for them."""
-    monkeypatch.chdir(tmp_path)
-    stands_in = {
-        transformers.AutoModelForSeq2SeqLM: lambda name: language_model("t5-gated", dtype=torch.float32),
-        transformers.AutoModelForCausalLM: lambda name: language_model(
-            "llama", dtype=torch.float32, num_hidden_layers=16
-        ),
-    }
-    for auto, make in stands_in.items():
-        monkeypatch.setattr(auto, "from_pretrained", staticmethod(make))
-    tokens = torch.arange(3, 31).view(2, 14)
-    mask = torch.ones_like(tokens)
-    names: dict[str, Any] = {
-        "input_ids": tokens,
-        "attention_mask": mask,
-        "labels": tokens,
-        "tokens": tokens,
-        "mask": mask,
-        "prompts": tokens,
-        "prompt_mask": mask,
-    }
-    encoder_decoder, decoder_only = blocks("methods/hyperdecoders.md")
-    exec(encoder_decoder, names)
-    assert isinstance(names["model"], PeftModel)
-    assert names["model"].peft_config["default"].decoder == "instance_generated"
-    exec(decoder_only, names)
-    assert names["model"].peft_config["default"].prompt_layer == 15
-    [recipe] = re.findall(
-        r"```yaml\n(.*?)```", (DOCS / "methods/hyperdecoders.md").read_text(encoding="utf-8"), re.DOTALL
-    )
-    (tmp_path / "recipe.yaml").write_text(recipe)
-    assert load_recipe(tmp_path / "recipe.yaml").adapter.method == "hyperdecoder"
 
 
 def test_a_text_to_text_task_of_ones_own(tmp_path, monkeypatch, capsys):

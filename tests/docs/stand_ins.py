@@ -49,7 +49,7 @@ def stands_in(page: str, block: int = 0) -> Callable[[Maker], Maker]:
 def make_models(folder: Path) -> None:
     """Save tiny models and tokenizers under the names that the pages use; transformers takes a folder for its name."""
     for name in ("bert-base-cased", "roberta-base"):
-        tiny_encoder(folder / name, layers=12)
+        tiny_encoder(folder / name)
     for name in ("google/t5-v1_1-base", "google/t5-base-lm-adapt", "google/t5-large-lm-adapt"):
         language_model("t5-gated", dtype=torch.float32).save_pretrained(str(folder / name))
         tiny_tokenizer("t5").save_pretrained(str(folder / name))
@@ -146,6 +146,11 @@ def encoder_decoder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
 
 
 @stands_in("docs/methods/ca-mtl.md")
+def twelve_layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    tiny_encoder(folder / "bert-base-cased", layers=12)
+    return tokens()
+
+
 @stands_in("docs/methods/hyperdecoders.md")
 def inputs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return tokens()
