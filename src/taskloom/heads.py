@@ -72,7 +72,7 @@ class TaskHeads(nn.Module):
 
         Returns:
             ``logits`` ``[batch, outputs]`` if a task of the suite is of sequence level and ``token_logits``
-            ``[batch, tokens, outputs]`` if one is of token level, in float32. Outputs that the example's task does
+            ``[batch, tokens, outputs]`` if one is of token level, in float32 at least. Outputs that the example's task does
             not have hold the lowest finite value, so that a softmax gives them zero.
         """
         outputs = {}
@@ -149,8 +149,9 @@ class _StackedLinear(nn.Module):
             nn.init.zeros_(self.linear.bias)
 
     def forward(self, features: Tensor, task: Tensor) -> Tensor:
-        # The heads stay in float32 when the encoder is stored in less.
-        every = self.linear(features.to(self.linear.weight.dtype)).float()  # [batch, (tokens,) all outputs]
+        # The heads stay in float32 when the encoder is stored in less; a head that is fitted in float64 stays there.
+        every = self.linear(features.to(self.linear.weight.dtype))  # [batch, (tokens,) all outputs]
+        every = every.to(torch.promote_types(every.dtype, torch.float32))
         rows, owned = self.rows[task], self.owned[task]  # [batch, outputs]
         if features.dim() == 3:
             rows = rows.unsqueeze(1).expand(-1, features.shape[1], -1)

@@ -20,7 +20,7 @@ from taskloom.processes import gather, world_size
 
 __all__ = ["DevHead", "HeadInputs", "of_all_processes"]
 
-ITERATIONS = 50
+ITERATIONS = 200
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,14 @@ class DevHead:
 
     def _minimise(self, inputs: Sequence[HeadInputs]) -> None:
         parameters = list(self.heads.parameters())
-        optimizer = torch.optim.LBFGS(parameters, max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+        # To the minimum itself: where a looser search stops depends on rounding, and cosines show it.
+        optimizer = torch.optim.LBFGS(
+            parameters,
+            max_iter=ITERATIONS,
+            tolerance_grad=1e-7,
+            tolerance_change=1e-12,
+            line_search_fn="strong_wolfe",
+        )
 
         def closure() -> Tensor:
             optimizer.zero_grad()
