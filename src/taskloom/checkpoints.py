@@ -1,7 +1,10 @@
 """Checkpoints of `transformers.Trainer` that a kill at any moment cannot spoil."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -10,7 +13,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import sort_checkpoints
 
-from taskloom.storage import PARTIAL_SUFFIX
+from taskloom.errors import RunError
+from taskloom.storage import PARTIAL_SUFFIX, named_failures
 
 __all__ = ["StagedTrainer"]
 
@@ -31,7 +35,8 @@ class StagedTrainer(Trainer):
         staging = final.with_name(f".{final.name}{PARTIAL_SUFFIX}")
         keep, self.args.save_total_limit, self._staging = self.args.save_total_limit, None, staging
         try:
-            super()._save_checkpoint(model, trial)
+            with named_failures(final):
+                super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit, self._staging = keep, None
         self.accelerator.wait_for_everyone()
@@ -47,6 +52,10 @@ class StagedTrainer(Trainer):
             for outdated in sort_checkpoints(str(self.checkpoints))[:-keep] if keep else []:
                 shutil.rmtree(outdated, ignore_errors=True)
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
     def is_over(self, state: TrainerState) -> bool:
         """Return whether a checkpoint with this state is the last one: resuming from it would train a step too many."""
         return state.global_step >= state.max_steps
@@ -61,3 +70,16 @@ class StagedTrainer(Trainer):
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging) if self._staging is not None else super()._get_output_dir(trial)
+
+
+@contextmanager
+def _readable(checkpoint: str | None) -> Iterator[None]:
+    """Say of files that cannot be read, as a failing disk leaves them, which checkpoint they belong to."""
+    try:
+        yield
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        if checkpoint is None or "out of memory" in str(error):
+            raise
+        raise RunError(
+            f"{checkpoint}: is damaged ({str(error).partition(chr(10))[0]}). Remove it to go on from an earlier one"
+        ) from error

@@ -72,8 +72,8 @@ class TaskHeads(nn.Module):
 
         Returns:
             ``logits`` ``[batch, outputs]`` if a task of the suite is of sequence level and ``token_logits``
-            ``[batch, tokens, outputs]`` if one is of token level, in float32 at least. Outputs that the example's task does
-            not have hold the lowest finite value, so that a softmax gives them zero.
+            ``[batch, tokens, outputs]`` if one is of token level, in float32 at least. Outputs that the example's task
+            does not have hold the lowest finite value, so that a softmax gives them zero.
         """
         outputs = {}
         if self.sequence.num_outputs:
