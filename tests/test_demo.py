@@ -13,6 +13,7 @@ from taskloom.demo.run import run_demo
 from taskloom.demo.suite import FAMILIES, HURTS, TASKS, generate, write_suite
 from taskloom.errors import RunError
 from taskloom.tasks import TaskSuite
+from tests.support import minilm
 from tests.tiny import tiny_encoder
 
 MEANINGS = {word: polarity for polarity, words in phrases.OPINIONS.items() for word in words} | {
@@ -94,30 +95,40 @@ def test_the_written_suite_loads(tmp_path, suites):
         assert [task.labels[index] for index in examples.targets] == [example["label"] for example in expected]
 
 
-def test_the_demo_writes_its_files_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+def test_the_demo_writes_its_report_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TASKLOOM_CACHE", str(tmp_path / "cache"))
     model, output = tiny_encoder(tmp_path / "model", layers=1), tmp_path / "demo"
-    run_demo(output, str(model), overrides=["training.max_steps=6"])
-    names = {path.name for path in output.iterdir()}
-    assert names == {
-        "tasks",
-        "multi-task",
-        "ca-mtl",
-        "multi-task.yaml",
-        "ca-mtl.yaml",
-        "curves.png",
-        "curves.svg",
-        "summary.md",
+    short = ["training.max_steps=6", "affinity.examples=20"]
+    report = run_demo(output, str(model), overrides=short)
+    stages = {"multi-task", "ca-mtl", "groups", "evaluate"}
+    assert {path.name for path in output.iterdir()} == {
+        *("tasks", "demo.yaml", "pipeline.yaml", "pipeline.json", "report.html", ".lock"),
+        *stages,
     }
-    printed = capsys.readouterr().out
-    for text in (*TASKS, "hurts reviews", "majority", "multi-task", "ca-mtl", "curves.png"):
-        assert text in printed
+    page = report.read_text()
+    assert all(task in page for task in TASKS)
+    capsys.readouterr()
     logs = {name: (output / name / "metrics.jsonl").read_text() for name in ("multi-task", "ca-mtl")}
     assert all(json.loads(log.splitlines()[-1])["step"] == 6 for log in logs.values())
 
-    run_demo(output, str(model), overrides=["training.max_steps=6"])
-    assert capsys.readouterr().out == printed
+    run_demo(output, str(model), overrides=short)
+    printed = capsys.readouterr().err
+    assert printed.count("up to date") == 6
     assert logs == {name: (output / name / "metrics.jsonl").read_text() for name in logs}
 
-    with pytest.raises(RunError, match="seed"):
-        run_demo(output, str(model), seed=1, overrides=["training.max_steps=6"])
+    with pytest.raises(RunError, match="holds the demo of seed 0"):
+        run_demo(output, str(model), seed=1, overrides=short)
+
+
+@pytest.mark.real_data
+def test_the_demo_finds_the_planted_families(tmp_path, monkeypatch):
+    minilm()
+    monkeypatch.setenv("TASKLOOM_CACHE", str(tmp_path / "cache"))
+    stages = "pipeline.stages=[{stage: train, name: multi-task}, affinity, {stage: group, k: 2}]"
+    run_demo(tmp_path / "demo", overrides=[stages])
+    groups = json.loads((tmp_path / "demo" / "multi-task" / "affinity" / "groups.json").read_text())["groups"]
+    for members in FAMILIES.values():
+        (home,) = [group for group in groups if set(members) <= set(group)]
+        assert not any(set(others) & set(home) for others in FAMILIES.values() if others != members)
+    for hurting, family in HURTS.items():  # a task that hurts a family is not put with it
+        assert not any(hurting in group and set(FAMILIES[family]) & set(group) for group in groups)
