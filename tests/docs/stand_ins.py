@@ -235,6 +235,7 @@ def own_tasks(folder: Path, form: str = "csv") -> None:
 @stands_in("docs/getting-started.md")
 @stands_in("docs/add-a-task.md")
 @stands_in("docs/pipelines.md")
+@stands_in("docs/which-tasks.md")
 @stands_in("docs/report.md")
 def files_of_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     own_tasks(folder)
@@ -245,12 +246,6 @@ def files_of_tasks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
 def tasks_and_inputs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     own_tasks(folder)
     return tokens()
-
-
-@stands_in("docs/which-tasks.md")
-def tasks_and_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    own_tasks(folder)
-    return own_model(folder, monkeypatch)
 
 
 @stands_in("docs/extend.md")

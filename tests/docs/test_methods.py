@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from taskloom.recipe.packaged import packaged_recipes
 from tests.docs.pages import HOUSE, read
 
 METHODS = ("aang", "ca-mtl", "camels", "grad-tag", "hyperdecoders")
@@ -62,3 +63,13 @@ def test_the_files_of_the_equations_exist(page):
 def test_recipes_that_a_page_names_exist(method):
     for name in re.findall(r"`recipes/([\w/-]+)(\.yaml|/)`", read(f"docs/methods/{method}.md")):
         assert (HOUSE / f"recipes/{''.join(name)}").exists(), name
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_published_settings_are_recipes(method):
+    section = read(f"docs/methods/{method}.md").partition("## Published settings")[2].partition("\n## ")[0]
+    packaged = packaged_recipes()
+    named = {name for name in re.findall(r"`([\w-]+(?:/[\w-]+)+)`", section) if name in packaged}
+    folders = [name for name in re.findall(r"recipes/([\w/-]+?)/", section) if (HOUSE / "recipes" / name).is_dir()]
+    files = [name for name in re.findall(r"`recipes/([\w/-]+)\.yaml`", section) if name in packaged]
+    assert named or folders or files
