@@ -206,15 +206,14 @@ class _Collection:
         task = plan.tasks[shard.task].name
         batches = list(self._batches(self.splits[shard.split][task], shard))
         columns: dict[str, list[Tensor]] = {"gradients": [], "outputs": [], "labels": []}
-        start = shard.start
         for batch in batches:
             outputs, gradients = self._gradients(batch)
-            self._refuse_non_finite(task, shard.split, start, outputs, gradients)
-            columns["gradients"].append(gradients.cpu())
-            columns["outputs"].append(outputs.float().cpu())
-            columns["labels"].append(self.labels_fn(batch).float().cpu())
-            start += len(outputs)
-        joined = {name: torch.cat(parts) for name, parts in columns.items()}
+            columns["gradients"].append(gradients)
+            columns["outputs"].append(outputs.float())
+            columns["labels"].append(self.labels_fn(batch).float())
+        # The processor waits for the device here, not after every batch.
+        joined = {name: torch.cat(parts).cpu() for name, parts in columns.items()}
+        self._refuse_non_finite(task, shard.split, shard.start, joined["outputs"], joined["gradients"])
         return write_shard(folder / SHARD_FOLDER / shard.file, joined, content_hash(batches))
 
     def _gradients(self, batch: Any) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ def answer_losses(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
         ``[batch, columns]``, of the columns from the first with an answer on; 0 on questions and padding.
     """
     labels = batch["labels"]
-    first = int((labels != IGNORED).any(0).nonzero()[0])
+    first = int((labels != IGNORED).any(0).int().argmax())
     # A token is predicted in the column before it. The logits of the questions would take most of the memory.
     wanted = labels.shape[1] - first + 1
     outputs = model(
