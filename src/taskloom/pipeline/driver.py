@@ -200,7 +200,8 @@ class _Pipeline:
         def note(status: Status, message: str | None = None) -> None:
             self._note(stage, status, taken + time.monotonic() - started, message)
 
-        note("running")
+        # A report shows itself as what it is once somebody reads it.
+        note("done" if stage.kind == "report" else "running")
         try:
             with _naming(stage):
                 run_stage(stage, resume, self.quiet)
