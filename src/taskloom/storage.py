@@ -1,5 +1,6 @@
 """Writing to disk so that nothing is ever half there: write under a temporary name, then rename."""
 
+import errno
 import os
 import re
 import shutil
@@ -8,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["latest_checkpoint", "remove_partial", "staged_folder", "write_atomically"]
+__all__ = ["latest_checkpoint", "named_failures", "remove_partial", "staged_folder", "write_atomically"]
 
 #: Names of unfinished files and folders end in this; whoever lists a folder must skip them.
 PARTIAL_SUFFIX = ".partial"
@@ -47,7 +48,8 @@ def staged_folder(final: Path) -> Iterator[Path]:
     partial = _partial_name(final)
     partial.mkdir()
     try:
-        yield partial
+        with named_failures(final):
+            yield partial
         if final.exists():
             outgoing = _partial_name(final)
             final.rename(outgoing)
@@ -57,6 +59,28 @@ def staged_folder(final: Path) -> Iterator[Path]:
             partial.rename(final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def named_failures(path: Path) -> Iterator[None]:
+    """Name `path` in what libraries say of a full disk: in words of their own, and without the file."""
+    try:
+        yield
+    except Exception as error:
+        if (failure := _failed_write(error, path)) is not None:
+            raise failure from error
+        raise
+
+
+def _failed_write(error: Exception, final: Path) -> OSError | None:
+    """Return the `OSError` behind an error of writing; None for other errors."""
+    if isinstance(error, OSError):
+        return OSError(error.errno, error.strerror, str(final)) if error.filename is None else None
+    if told := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+        return OSError(int(told[1]), os.strerror(int(told[1])), str(final))
+    if "PytorchStreamWriter" in str(error) or "inline_container" in str(error):
+        return OSError(errno.ENOSPC, "cannot be written (is the disk full?)", str(final))
+    return None
 
 
 def remove_partial(folder: Path) -> None:
