@@ -15,7 +15,6 @@ from markupsafe import Markup
 
 import taskloom
 from taskloom.errors import RunError
-from taskloom.plain_json import to_json
 from taskloom.report.html.reading.find import find_runs
 from taskloom.report.html.section import Limits, Section
 from taskloom.report.html.sections.affinity import affinity
@@ -68,9 +67,9 @@ class Report:
         Raises:
             RunError: a folder holds no run.
         """
-        limits = Limits()
+        found, limits = find_runs(runs), Limits()
         while True:
-            report = _drawn(View(find_runs(runs), limits), title)
+            report = _drawn(View(found, limits), title)
             if len(report.html) <= most or limits == limits.tighter():
                 return report
             limits = limits.tighter()
@@ -177,6 +176,6 @@ def _assets(data: dict[str, Any]) -> dict[str, Any]:
 
 def script_json(value: Any) -> Markup:
     """Return `value` as JSON that no text in it can end the script element of, or start a comment in."""
-    text = json.dumps(json.loads(to_json(value)), ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     replaced = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
     return Markup(text.translate(str.maketrans(replaced)))

@@ -1,9 +1,12 @@
 """What a section of the report is, and how much of a run it may show."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 __all__ = ["Limits", "Section"]
+
+#: Characters of generated answers that are given up last.
+FEW = 50_000
 
 
 @dataclass
@@ -38,11 +41,15 @@ class Limits:
     """
 
     points: int = 120
-    generations: int = 3_500_000
+    generations: int = 5_000_000
     tokens: int = 12_000
     cells: int = 90_000
     panels: int = 240
 
     def tighter(self) -> "Limits":
-        """Return limits of half the size."""
-        return Limits(*(max(1, value // 2) for value in vars(self).values()))
+        """Return lower limits: half of the texts, of which there is the most, before half of anything else."""
+        lower = replace(self, generations=max(1, self.generations // 2), tokens=max(1, self.tokens // 2))
+        if self.generations > FEW:
+            return lower
+        others = {name: max(1, getattr(self, name) // 2) for name in ("points", "cells", "panels")}
+        return replace(lower, **others)

@@ -43,11 +43,12 @@ def thinned(series: Series, most: int) -> Series:
     """Return at most `most` points of a series, evenly chosen, with its first and its last."""
     if len(series) <= most:
         return series
+    most = max(2, most)
     places = {round(place * (len(series) - 1) / (most - 1)) for place in range(most)}
     return [series[place] for place in sorted(places)]
 
 
-def ticks(low: float, high: float, count: int = 4) -> list[float]:
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Return round values between two numbers."""
     rough = (high - low) / count
     size = 10 ** math.floor(math.log10(rough))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from taskloom.errors import RunError
-from taskloom.report.html.reading.files import Files, Notes, mapping, number
-from taskloom.report.html.reading.run import Run
+from taskloom.report.html.reading.files import Files, Notes, mapping, number, numbers
+from taskloom.report.html.reading.run import Run, table
 
 __all__ = ["Found", "Pipeline", "Stage", "find_runs"]
 
@@ -32,14 +32,26 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """The scores of models on a split: of each model by its stage, and of the majority baseline."""
+
+    name: str
+    split: str
+    scores: dict[str, dict[str, dict[str, float]]]
+    majority: dict[str, dict[str, float]]
+    means: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Pipeline:
-    """A pipeline's stages, and what cannot be read of them."""
+    """A pipeline's stages, the scores that it wrote, and what cannot be read of them."""
 
     name: str
     description: str
     path: Path
     stages: list[Stage]
     notes: Notes
+    evaluations: list[Evaluation] = field(default_factory=list)
 
 
 @dataclass
@@ -122,7 +134,7 @@ def _kind(folder: Path, run: Run) -> str:
     return "auxiliary" if run.recipe.get("auxiliary.space") is not None else "train"
 
 
-_STAGE_KINDS = ("auxiliary", "tune-qa", "meta-train", "adapt", "train")
+_STAGE_KINDS = ("auxiliary", "tune-qa", "meta-train", "adapt")
 
 
 def _take_pipeline(folder: Path, name: str, found: Found) -> None:
@@ -143,7 +155,8 @@ def _take_pipeline(folder: Path, name: str, found: Found) -> None:
             )
         )
     title = str(content.get("recipe") or name)
-    found.pipelines.append(Pipeline(title, str(content.get("description") or ""), folder, stages, notes))
+    pipeline = Pipeline(title, str(content.get("description") or ""), folder, stages, notes)
+    found.pipelines.append(pipeline)
     known = {run.path for run in found.runs}
     for stage in stages:
         below = (folder / stage.folder).resolve()
@@ -151,11 +164,22 @@ def _take_pipeline(folder: Path, name: str, found: Found) -> None:
         if not stage.folder or not below.is_relative_to(folder) or below in known or not below.is_dir():
             continue
         known.add(below)
+        if stage.kind == "evaluate":
+            pipeline.evaluations.extend(_evaluation(stage.name, Files(below, notes)))
+            continue
         if (below / "recipe.yaml").is_file():
             kind = stage.kind if stage.kind in _STAGE_KINDS else None
             found.runs.extend(_run(below, f"{name}/{stage.name}", kind))
         elif below != folder:
             _take(below, f"{name}/{stage.name}", found)
+
+
+def _evaluation(name: str, files: Files) -> Iterator[Evaluation]:
+    content = files.json("scores.json")
+    if content:
+        scores = {str(model): table(value) for model, value in mapping(content.get("scores")).items()}
+        split = str(content.get("split") or "")
+        yield Evaluation(name, split, scores, table(content.get("majority")), numbers(content.get("mean")))
 
 
 def _name_apart(runs: list[Run]) -> None:

@@ -13,7 +13,7 @@ import yaml
 from taskloom.evaluation.metrics import combined
 from taskloom.report.html.reading.files import Files, Notes, mapping, number, numbers
 
-__all__ = ["KINDS", "Run", "Series", "flat"]
+__all__ = ["KINDS", "Run", "Series", "flat", "score", "table"]
 
 #: What the kinds of a run are called.
 KINDS = {
@@ -113,12 +113,12 @@ class Run:
         """The metrics of each dev split by its title."""
         found = mapping(self.scores.get("dev"))
         way = "groups" if self.kind == "groups" else self.way
-        return _table(found.get(way) if way is not None else found)
+        return table(found.get(way) if way is not None else found)
 
     @cached_property
     def majority(self) -> dict[str, dict[str, float]]:
         """The same of the majority baseline."""
-        return _table(self.scores.get("majority"))
+        return table(self.scores.get("majority"))
 
     @property
     def mean(self) -> float | None:
@@ -203,7 +203,8 @@ def score(metrics: Mapping[str, float]) -> float:
     return combined({name: value for name, value in metrics.items() if name != "perplexity" or value})
 
 
-def _table(value: Any) -> dict[str, dict[str, float]]:
+def table(value: Any) -> dict[str, dict[str, float]]:
+    """Return the metrics of each title of a table of scores."""
     return {str(title): numbers(metrics) for title, metrics in mapping(value).items()}
 
 

@@ -1,6 +1,7 @@
 """Which runs are the same setting under several seeds, and in which fields of their recipes runs differ."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -50,9 +51,13 @@ class Setting:
 
 def settings(runs: Iterable[Run]) -> list[Setting]:
     """Return the settings of runs with dev scores, in the order of their first run."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[tuple[str, int], list[Run]] = {}
+    counts: Counter[tuple[str, int | None]] = Counter()
     for run in runs:
-        groups.setdefault(_key(run), []).append(run)
+        key = _key(run)
+        # The same recipe with the same seed again is no further seed.
+        groups.setdefault((key, counts[key, run.seed]), []).append(run)
+        counts[key, run.seed] += 1
     return [Setting(_name(group), tuple(group)) for group in groups.values()]
 
 

@@ -1,6 +1,7 @@
 """The groups as a graph: tasks as nodes in their groups' circles, edges by how they help each other."""
 
 import math
+from statistics import fmean
 
 from markupsafe import Markup, escape
 
@@ -20,6 +21,7 @@ def group_graph(matrix: Affinity, names: list[str]) -> Markup | None:
     """Draw each task in its group's circle, and its strongest affinities; None without groups.
 
     An edge is the mean of both tasks' gains from each other: a full line where they help, a dashed one where they hurt.
+    Of many tasks, edges are between groups: the mean over their tasks.
     """
     if not matrix.grouped:
         return None
@@ -38,7 +40,9 @@ def group_graph(matrix: Affinity, names: list[str]) -> Markup | None:
     top = min(y - r for (_, y), r in zip(places, sizes, strict=True)) - 26
     right = max(x + r for (x, _), r in zip(places, sizes, strict=True)) + margin + room
     bottom = max(y + r for (_, y), r in zip(places, sizes, strict=True)) + 12
-    edges = _edges(matrix)
+    named = len(names) <= NAMED
+    edges = _edges(matrix) if named else _group_edges(matrix)
+    ends = list(zip(xs, ys, strict=True)) if named else places
     strongest = max((abs(weight) for _, _, weight in edges), default=1.0) or 1.0
     label = f"Graph of {len(names)} tasks in {len(matrix.groups)} groups, with {len(edges)} edges"
     size = f'width="{right - left:.0f}" height="{bottom - top:.0f}"'
@@ -52,14 +56,12 @@ def group_graph(matrix: Affinity, names: list[str]) -> Markup | None:
     for i, j, weight in sorted(edges, key=lambda edge: abs(edge[2])):
         width = 0.6 + 4 * abs(weight) / strongest
         kind = "helps" if weight > 0 else "hurts"
-        parts.append(
-            f'<path class="{kind}" stroke-width="{width:.1f}" d="M{xs[i]:.1f} {ys[i]:.1f}L{xs[j]:.1f} {ys[j]:.1f}"/>'
-        )
+        parts.append(f'<path class="{kind}" stroke-width="{width:.1f}" d="M{_at(ends[i])}L{_at(ends[j])}"/>')
     for task, name in enumerate(names):
         parts.append(
             f'<circle class="node" cx="{xs[task]:.1f}" cy="{ys[task]:.1f}" r="5"><title>{escape(name)}</title></circle>'
         )
-        if len(names) <= NAMED:
+        if named:
             parts.append(_name(name, xs[task], ys[task], centres[task]))
     parts.append("</svg>")
     return Markup("".join(parts))
@@ -92,17 +94,45 @@ def _places(sizes: list[float], gap: float) -> list[tuple[float, float]]:
     return places
 
 
+def _at(place: tuple[float, float]) -> str:
+    return f"{place[0]:.1f} {place[1]:.1f}"
+
+
 def _edges(matrix: Affinity) -> list[tuple[int, int, float]]:
-    """Return the strongest edges of each task, each once, without weak ones."""
+    """Return the strongest edges of each task."""
     count = len(matrix.tasks)
-    kept: dict[tuple[int, int], float] = {}
+    weights: list[list[float | None]] = [[None] * count for _ in range(count)]
     for i in range(count):
-        weights = []
         for j in range(count):
             there, back = matrix.gain[i][j], matrix.gain[j][i]
             if i != j and there is not None and back is not None:
-                weights.append((abs(there + back) / 2, (there + back) / 2, j))
-        for _, weight, j in sorted(weights, reverse=True)[:EDGES]:
+                weights[i][j] = (there + back) / 2
+    return _strongest(weights)
+
+
+def _group_edges(matrix: Affinity) -> list[tuple[int, int, float]]:
+    """Return the strongest edges of each group."""
+    weights: list[list[float | None]] = []
+    for group in matrix.groups:
+        weights.append([])
+        for other in matrix.groups:
+            gains = [
+                gain
+                for i in group
+                for j in other
+                for gain in (matrix.gain[i][j], matrix.gain[j][i])
+                if gain is not None and group is not other
+            ]
+            weights[-1].append(fmean(gains) if gains else None)
+    return _strongest(weights)
+
+
+def _strongest(weights: list[list[float | None]]) -> list[tuple[int, int, float]]:
+    """Return the strongest edges of each node, each once, without weak ones."""
+    kept: dict[tuple[int, int], float] = {}
+    for i, row in enumerate(weights):
+        known = [(abs(weight), weight, j) for j, weight in enumerate(row) if weight is not None]
+        for _, weight, j in sorted(known, reverse=True)[:EDGES]:
             kept[min(i, j), max(i, j)] = weight
     least = WEAK * max(map(abs, kept.values()), default=0.0)
     return [(i, j, weight) for (i, j), weight in kept.items() if abs(weight) >= least]
