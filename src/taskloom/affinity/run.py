@@ -21,6 +21,7 @@ from taskloom.affinity.surrogate import NotConvergedError, SubsetSurrogate
 from taskloom.build import build_model, build_suite, recipe_tokenizer
 from taskloom.errors import DataError, RecipeError
 from taskloom.predictor import load
+from taskloom.processes import is_main, lost_processes, main_first, on_main
 from taskloom.recipe import Recipe
 from taskloom.report import affinity_heatmap
 from taskloom.runs import RunFolder
@@ -47,31 +48,40 @@ def estimate_affinity(recipe: Recipe, quiet: bool = False) -> tuple[RunFolder, A
     """Estimate how the recipe's tasks do when they are trained with each other, and write it to the run's folder.
 
     The base model is the recipe's own run on all tasks. It is trained, or its training resumed, if it is not finished;
-    a collection of gradients that was interrupted goes on, and a finished one is used again.
+    a collection of gradients that was interrupted goes on, and a finished one is used again. Several processes share
+    training and collection; the main one alone makes and writes the estimates.
 
     Raises:
         UserError: a mistake in the recipe or the data, or the folder holds a run or gradients of something else.
     """
     from taskloom.fit import fit
 
-    console = None if quiet else Console(stderr=True)
-    suite = build_suite(recipe)
-    _refuse_suite(suite)
-    begun, finished = ((recipe.output / name).is_file() for name in ("recipe.yaml", "finished.json"))
+    console = None if quiet or not is_main() else Console(stderr=True)
+    with main_first():  # who comes later reads the first one's caches
+        suite = build_suite(recipe)
+        _refuse_suite(suite)
+    begun, finished = on_main(lambda: [(recipe.output / name).is_file() for name in ("recipe.yaml", "finished.json")])
     if not begun:
-        SuiteCollection(recipe, build_model(recipe, list(suite)), recipe_tokenizer(recipe), suite).rehearse()
+        with main_first():
+            SuiteCollection(recipe, build_model(recipe, list(suite)), recipe_tokenizer(recipe), suite).rehearse()
     run = fit(recipe, resume=begun, quiet=quiet or finished)
     with RunFolder.create(run.path, recipe, resume=True):
-        predictor = load(run.path)
-        collection = SuiteCollection(recipe, predictor.model, predictor.tokenizer, suite)
+        with main_first():
+            predictor = load(run.path)
+            collection = SuiteCollection(recipe, predictor.model, predictor.tokenizer, suite)
         started = time.perf_counter()
-        store = collection.collect(run.path / AFFINITY_FOLDER / "gradients", console)
+        with lost_processes("Run the same command again: it goes on from what is collected."):
+            store = collection.collect(run.path / AFFINITY_FOLDER / "gradients", console)
         collected = time.perf_counter()
-        estimates = _estimates(recipe, store, collection, console)
-        affinity = affinity_from(estimates, alone=recipe.affinity.order == "pairwise")
-        seconds = {"collect": collected - started, "estimate": time.perf_counter() - collected}
-        write_affinity(run.path / AFFINITY_FOLDER, recipe, estimates, affinity, seconds)
-    return run, affinity
+
+        def estimated() -> AffinityMatrix:
+            estimates = _estimates(recipe, store, collection, console)
+            affinity = affinity_from(estimates, alone=recipe.affinity.order == "pairwise")
+            seconds = {"collect": collected - started, "estimate": time.perf_counter() - collected}
+            write_affinity(run.path / AFFINITY_FOLDER, recipe, estimates, affinity, seconds)
+            return affinity
+
+        return run, on_main(estimated)
 
 
 def _refuse_suite(suite: TaskSuite) -> None:

@@ -7,6 +7,8 @@ its own in the folder ``final/``, with checkpoints of its own.
 import json
 import shutil
 from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +21,7 @@ from taskloom.generative import GenerativeModel
 from taskloom.inference import Scores, dev_splits, mean_score, split_title
 from taskloom.model import MultiTaskModel
 from taskloom.plain_json import to_json
+from taskloom.processes import on_main
 from taskloom.recipe import Recipe
 from taskloom.recipe.auxiliary import AuxiliarySection, NeuralLMSection, SweepSection
 from taskloom.runs import RunFolder
@@ -42,14 +45,14 @@ def record_results(
     else of the dev splits.
     """
     path = run.path / RESULTS_FILE
-    results = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    results = on_main(lambda: json.loads(path.read_text("utf-8")) if path.is_file() else {})
     if "pre" not in results:
         model.load(run.model_folder)
         splits = _scored_splits(suite)
         scores = _scores(recipe, suite, model, tokenizer, splits)
         dev = json.loads((run.model_folder / SCORES_FILE).read_text("utf-8"))
         results = {"pre": scores, "post": None, "split": splits[0][1], "dev": mean_score(suite, dev), "kept": None}
-        write_atomically(path, to_json(results, indent=2) + "\n")
+        _write(path, results)
     if not recipe.auxiliary.final_finetuning or results["post"] is not None:
         return
     final = _final_recipe(recipe, run)
@@ -62,16 +65,25 @@ def record_results(
     dev = mean_score(suite, json.loads((further.model_folder / SCORES_FILE).read_text("utf-8")))
     better = dev > results["dev"]
     if better:
-        for name in (run.model_folder.name, GENERATIONS_FOLDER):
-            if (further.path / name).is_dir():
-                with staged_folder(run.path / name) as folder:
-                    shutil.copytree(further.path / name, folder, dirs_exist_ok=True)
+        on_main(lambda: _take_over(run, further))
         model.load(run.model_folder)
         results["post"] = _scores(recipe, suite, model, tokenizer, _scored_splits(suite))
     else:
         results["post"] = results["pre"]
     results |= {"dev_post": dev, "kept": FINAL_FOLDER if better else "auxiliary"}
-    write_atomically(path, to_json(results, indent=2) + "\n")
+    _write(path, results)
+
+
+def _write(path: Path, results: Mapping[str, Any]) -> None:
+    on_main(lambda: write_atomically(path, to_json(results, indent=2) + "\n"))
+
+
+def _take_over(run: RunFolder, further: RunFolder) -> None:
+    """Let the model of the final fine-tuning be that of the run."""
+    for name in (run.model_folder.name, GENERATIONS_FOLDER):
+        if (further.path / name).is_dir():
+            with staged_folder(run.path / name) as folder:
+                shutil.copytree(further.path / name, folder, dirs_exist_ok=True)
 
 
 def _final_recipe(recipe: Recipe, run: RunFolder) -> Recipe:
@@ -116,7 +128,7 @@ def _scored_splits(suite: TaskSuite) -> list[tuple[str, str]]:
 
 
 def _scores(recipe: Recipe, suite: TaskSuite, model: Model, tokenizer: Any, splits: list[tuple[str, str]]) -> Scores:
-    inference = build_inference(recipe, model, suite, tokenizer, recipe.training.eval_batch_size)
+    inference = build_inference(recipe, model, suite, tokenizer, recipe.training.eval_batch_size, shared=True)
     features = {
         (name, split): suite.task_features(name, split, tokenizer, **layout(recipe, model)) for name, split in splits
     }

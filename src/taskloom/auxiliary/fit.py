@@ -27,6 +27,7 @@ from taskloom.errors import DataError, RecipeError
 from taskloom.fit import train
 from taskloom.generative import GenerativeModel
 from taskloom.model import MultiTaskModel
+from taskloom.processes import main_first, on_main
 from taskloom.recipe import Recipe
 from taskloom.report.objectives import objective_curves, stage_curves
 from taskloom.runs import RunFolder
@@ -57,7 +58,7 @@ class AuxiliaryObjectives:
         """
         settings = recipe.auxiliary
         log = WeightLog(run.path / HISTORY_FILE)
-        log.begin(_step_of(run.latest_checkpoint()), self.weights)
+        on_main(lambda: log.begin(_step_of(run.latest_checkpoint()), self.weights))
         trainer = train(
             recipe,
             run,
@@ -90,6 +91,13 @@ class AuxiliaryObjectives:
             },
         )
         assert isinstance(trainer, AuxiliaryTrainer)
+        on_main(lambda: self._write(run, log, trainer, console))
+        del model.objectives  # the objectives' heads have had their time
+        record_results(recipe, run, suite, model, tokenizer, console)
+        return trainer
+
+    def _write(self, run: RunFolder, log: WeightLog, trainer: AuxiliaryTrainer, console: Console) -> None:
+        """Write what became of the weights."""
         log.end(trainer.state.global_step, self.weights)
         self.weights.save(run.path / WEIGHTS_FILE)
         ranked = rank_objectives(self.weights, trainer.tally)
@@ -98,9 +106,6 @@ class AuxiliaryObjectives:
         stage_curves(history, run.path / "stages.png")
         objective_curves(history, run.path / "objectives.png")
         console.print(ranking_table(ranked))
-        del model.objectives  # the objectives' heads have had their time
-        record_results(recipe, run, suite, model, tokenizer, console)
-        return trainer
 
 
 def build_objectives(
@@ -108,12 +113,18 @@ def build_objectives(
 ) -> AuxiliaryObjectives:
     """Read the search space, make the sources of its text, and load what its outputs need.
 
-    Objectives that the data cannot serve are dropped, and the console says so.
+    Objectives that the data cannot serve are dropped, and the console says so. Of several processes the main one comes
+    first: it tokenises and generates text, the others find that.
 
     Raises:
         UserError: a mistake in the space or its data, an objective that was asked for by name and cannot be made, or
             a model that cannot take objectives.
     """
+    with main_first():
+        return _built(recipe, suite, model, tokenizer, console)
+
+
+def _built(recipe: Recipe, suite: TaskSuite, model: Model, tokenizer: Any, console: Console) -> AuxiliaryObjectives:
     settings = recipe.auxiliary
     labelled = _labelled_suite(recipe, suite)
     names = [*suite.names, *(labelled.names if labelled is not None else ())]

@@ -1,5 +1,6 @@
 """The same training under several seeds: a run folder each, and one sheet of results over them."""
 
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -7,6 +8,7 @@ from rich.console import Console
 from taskloom.auxiliary.results import ResultsSheet, results_sheet
 from taskloom.errors import RunError
 from taskloom.fit import fit
+from taskloom.processes import is_main, on_main
 from taskloom.recipe import Recipe
 from taskloom.runs import RunFolder
 
@@ -41,16 +43,20 @@ def fit_seeds(recipe: Recipe, seeds: int, resume: bool = False, quiet: bool = Fa
         UserError: a mistake in the recipe, the data or the folders.
         KeyboardInterrupt: interrupted; what is finished stays, and a checkpoint has been written.
     """
-    console = Console(quiet=quiet, stderr=True)
+    console = Console(quiet=quiet or not is_main(), stderr=True)
     if (recipe.output / "recipe.yaml").is_file():
         raise RunError(f"{recipe.output}: holds a single run; choose another folder with output=FOLDER")
     recipes = seed_recipes(recipe, seeds)
     for each in recipes:
-        RunFolder.refuse_unusable(each.output, resume)
+        on_main(partial(RunFolder.refuse_unusable, each.output, resume))
     for number, each in enumerate(recipes, start=1):
         console.print(f"Seed {each.seed} ({number} of {seeds})", style="bold")
         fit(each, resume=resume and (each.output / "recipe.yaml").is_file(), quiet=quiet)
-    sheet = results_sheet([each.output for each in recipes])
     path = recipe.output / SHEET_FILE
-    sheet.write(path)
-    return path, sheet
+
+    def gathered() -> ResultsSheet:
+        sheet = results_sheet([each.output for each in recipes])
+        sheet.write(path)
+        return sheet
+
+    return path, on_main(gathered)

@@ -15,6 +15,7 @@ from taskloom.cli.arguments import (
 )
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
+from taskloom.processes import is_main, launch_command
 from taskloom.recipe import load_recipe
 
 __all__ = ["affinity"]
@@ -43,8 +44,12 @@ def affinity(
     try:
         run, found = estimate_affinity(checked, quiet=quiet or as_json)
     except KeyboardInterrupt:
-        typer.echo(f"interrupted. Continue with: {shlex.join(['taskloom', 'affinity', recipe, *overrides])}", err=True)
+        if is_main():
+            command = shlex.join([*launch_command(), "affinity", recipe, *overrides])
+            typer.echo(f"interrupted. Continue with: {command}", err=True)
         raise typer.Exit(130) from None
+    if not is_main():
+        return
     gains, errors = found.gain.tolist(), found.gain_stderr.tolist()
     if as_json:
         matrix = {

@@ -18,6 +18,7 @@ from taskloom.cli.arguments import (
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
 from taskloom.errors import RecipeError
+from taskloom.processes import is_main, launch_command
 from taskloom.recipe import Recipe, load_recipe
 
 __all__ = ["auxiliary"]
@@ -49,8 +50,9 @@ def auxiliary(
         _one(checked, resume, quiet, as_json) if seeds == 1 else _several(checked, seeds, resume, quiet, as_json)
     except KeyboardInterrupt:
         options = [*(["--seeds", str(seeds)] if seeds > 1 else []), "--resume"]
-        command = shlex.join(["taskloom", "auxiliary", recipe, *overrides, *options])
-        typer.echo(f"interrupted. Continue with: {command}", err=True)
+        if is_main():
+            command = shlex.join([*launch_command(), "auxiliary", recipe, *overrides, *options])
+            typer.echo(f"interrupted. Continue with: {command}", err=True)
         raise typer.Exit(130) from None
 
 
@@ -58,7 +60,7 @@ def _one(recipe: Recipe, resume: bool, quiet: bool, as_json: bool) -> None:
     from taskloom.fit import fit
 
     run = fit(recipe, resume=resume, quiet=quiet or as_json)
-    if as_json:
+    if as_json and is_main():
         print_json({"run": str(run.path), **run.read_scores()})
 
 
@@ -66,6 +68,8 @@ def _several(recipe: Recipe, seeds: int, resume: bool, quiet: bool, as_json: boo
     from taskloom.auxiliary.seeds import fit_seeds
 
     path, sheet = fit_seeds(recipe, seeds, resume=resume, quiet=quiet or as_json)
+    if not is_main():
+        return
     if as_json:
         print_json({"results": str(path), "rows": sheet.rows, "notes": sheet.notes})
         return

@@ -24,6 +24,7 @@ from taskloom.cli.output import JsonOption, print_json
 from taskloom.cli.quiet import hush_libraries
 from taskloom.cli.token_colours import print_weights
 from taskloom.errors import DataError
+from taskloom.processes import is_main, launch_command
 from taskloom.recipe import load_recipe
 
 __all__ = ["online"]
@@ -162,10 +163,11 @@ def _run(verb: str, recipe: str, arguments: list[str], as_json: bool, run: Calla
     try:
         done = run()
     except KeyboardInterrupt:
-        command = shlex.join(["taskloom", "online", verb, recipe, *arguments, "--resume"])
-        typer.echo(f"interrupted. Continue with: {command}", err=True)
+        if is_main():
+            command = shlex.join([*launch_command(), "online", verb, recipe, *arguments, "--resume"])
+            typer.echo(f"interrupted. Continue with: {command}", err=True)
         raise typer.Exit(130) from None
-    if as_json:
+    if as_json and is_main():
         print_json({"run": str(done.path), **done.read_scores()})
 
 
