@@ -1,6 +1,7 @@
 """What `make docs` adds to the folder docs/: MkDocs calls the functions below (`hooks` in mkdocs.yml).
 
 - The README is the site's first page.
+- Pages that the navigation forgets are put into it.
 - Tables made from the code come into the pages of docs/reference: `scripts.reference`.
 - Pages lead to files outside docs/ (studies, recipes, examples). Those files become part of the site, and the links in
   all pages, which are right in the repository, are turned to them. A link that leads nowhere fails the build.
@@ -26,6 +27,25 @@ from scripts.reference import MARK, reference_pages  # noqa: E402  (MkDocs runs 
 HOME = "README.md"
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 _FENCE = re.compile(r"^(```.*?^```)[ \t]*$", re.MULTILINE | re.DOTALL)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put pages that the navigation does not list at the end of its part "In depth", under their own titles."""
+    assert config.nav is not None
+    listed = set(_leaves(config.nav))
+    [guide] = [part["Guide"] for part in config.nav if "Guide" in part]
+    [depth] = [part["In depth"] for part in guide if isinstance(part, dict) and "In depth" in part]
+    pages = (path.relative_to(config.docs_dir).as_posix() for path in Path(config.docs_dir).rglob("*.md"))
+    depth.extend(sorted(set(pages) - listed))
+    return config
+
+
+def _leaves(nav: Any) -> Iterator[str]:
+    if isinstance(nav, str):
+        yield nav
+    else:
+        for each in nav.values() if isinstance(nav, dict) else nav:
+            yield from _leaves(each)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
