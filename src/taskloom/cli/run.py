@@ -6,9 +6,18 @@ from typing import Annotated
 
 import typer
 
-from taskloom.cli.arguments import DataOption, OutputOption, RecipeArgument, SettingsArgument, overridden
+from taskloom.cli.arguments import (
+    DataOption,
+    OutputOption,
+    QuietOption,
+    RecipeArgument,
+    SeedOption,
+    SettingsArgument,
+    overridden,
+)
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
+from taskloom.processes import is_main, launch_command
 from taskloom.recipe import load_recipe
 
 __all__ = ["run"]
@@ -40,6 +49,8 @@ def run(
     ] = False,
     output: OutputOption = None,
     data_dir: DataOption = None,
+    seed: SeedOption = None,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe's stages, those that are not up to date, and write a report.
@@ -48,13 +59,15 @@ def run(
     several tasks; auxiliary objectives and a second training with their weights; tuning, meta-training and
     adaptation to a stream. The same command goes on after an interruption.
     """
-    overrides = overridden(settings, output, data_dir)
+    overrides = overridden(settings, output, data_dir, seed)
     checked = load_recipe(recipe, overrides)
     hush_libraries()
     from taskloom.pipeline import driver
 
     if dry_run:
         steps = driver.dry_run(checked)
+        if not is_main():
+            return
         if as_json:
             print_json({"pipeline": str(checked.output), "stages": [asdict(step) for step in steps]})
             return
@@ -62,12 +75,15 @@ def run(
         print_table(("stage", "what would happen", "changed since its last run"), rows)
         return
     try:
-        stages = driver.run_pipeline(checked, only or (), again or (), quiet=as_json)
+        stages = driver.run_pipeline(checked, only or (), again or (), quiet=quiet or as_json)
     except KeyboardInterrupt:
-        options = [f"--only={name}" for name in only or ()]
-        command = shlex.join(["taskloom", "run", recipe, *overrides, *options])
-        typer.echo(f"interrupted. Continue with: {command}", err=True)
+        if is_main():
+            options = [f"--only={name}" for name in only or ()]
+            command = shlex.join([*launch_command(), "run", recipe, *overrides, *options])
+            typer.echo(f"interrupted. Continue with: {command}", err=True)
         raise typer.Exit(130) from None
+    if not is_main():
+        return
     if as_json:
         print_json({"pipeline": str(checked.output), "stages": [asdict(stage) for stage in stages]})
         return
