@@ -78,7 +78,7 @@ def report(tmp_path_factory):
 
 def test_every_section_appears(report):
     assert report.sections == [
-        *("pipeline", "summary", "scores", "curves", "affinity", "objectives", "online"),
+        *("summary", "pipeline", "scores", "curves", "affinity", "objectives", "online"),
         *("generations", "sweeps", "shares", "recipes"),
     ]
     assert report.notes == []

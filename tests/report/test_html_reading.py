@@ -43,6 +43,12 @@ def test_folders_are_told_apart(tmp_path):
     }
 
 
+def test_a_folder_that_all_runs_lie_in_is_not_named(tmp_path):
+    for name in ("a", "b"):
+        write_run(tmp_path / "demo" / name)
+    assert list(names(tmp_path / "demo")) == ["a", "b"]
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
@@ -63,11 +69,13 @@ def test_ways_of_a_grouped_run_have_its_scores_and_their_parts_logs(tmp_path):
     parts = {"group-1": {"rte": 0.6}, "group-2": {"mrpc": 0.9}}
     for name, scores in parts.items():
         write_run(run / name, scores)
+    assert [each.name for each in find_runs([run]).runs] == ["grouped", "grouped"]  # not finished: one way, its groups
     dev = {"groups": {"rte": {"accuracy": 0.6}, "mrpc": {"accuracy": 0.9}}, "all": {"rte": {"accuracy": 0.5}}}
     content = {"groups": [["rte"], ["mrpc"]], "mean": {"groups": 0.75, "all": 0.5}, "dev": dev, "majority": {}}
     (run / "scores.json").write_text(json.dumps(content))
     whole, groups, everything = find_runs([run]).runs
-    assert (whole.kind, whole.tasks) == ("groups", ["rte", "mrpc"])
+    assert (whole.kind, whole.tasks, whole.mean) == ("groups", ["rte", "mrpc"], 0.75)
+    assert (groups.name, everything.name) == ("grouped: groups", "grouped: all")
     assert (groups.kind, groups.mean, groups.dev["mrpc"]) == ("way", 0.75, {"accuracy": 0.9})
     assert groups.history.dev["mrpc"][-1] == (20, 0.9)
     assert groups.history.dev["rte"][-1] == (20, 0.6)

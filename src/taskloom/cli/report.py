@@ -27,7 +27,7 @@ def report(
             "-o", "--output", metavar="FILE.html", help="Else report.html in the run's folder, or of several here."
         ),
     ] = None,
-    title: Annotated[str | None, typer.Option("--title", help="The page's title; else the runs' names.")] = None,
+    title: Annotated[str | None, typer.Option("--title", help="The page's title; else the folders' names.")] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -40,7 +40,7 @@ MOST_BYTES = 10_000_000
 #: How a file is known to be a report, which another may replace.
 MARK = '<meta name="generator" content="taskloom report'
 
-_SECTIONS = (pipeline, summary, scores, curves, affinity, objectives, online, generations, sweeps, shares, recipes)
+_SECTIONS = (summary, pipeline, scores, curves, affinity, objectives, online, generations, sweeps, shares, recipes)
 _SCRIPTS = ("base.js", "tables.js", "charts.js", "heatmap.js", "generations.js", "tokens.js")
 
 
@@ -69,7 +69,7 @@ class Report:
         """
         found, limits = find_runs(runs), Limits()
         while True:
-            report = _drawn(View(found, limits), title)
+            report = _drawn(View(found, limits), title or _title(runs))
             if len(report.html) <= most or limits == limits.tighter():
                 return report
             limits = limits.tighter()
@@ -106,7 +106,7 @@ def write_report(runs: Sequence[Path], path: Path, title: str | None = None) -> 
     Args:
         runs: run folders, folders of groups, stages or seeds, sweeps, pipelines.
         path: the file; a report that is there is replaced.
-        title: of the page; None makes one of the runs' names.
+        title: of the page; None makes one of the folders' names.
 
     Raises:
         RunError: a folder holds no run, or there is something else in the place of `path`.
@@ -115,9 +115,13 @@ def write_report(runs: Sequence[Path], path: Path, title: str | None = None) -> 
     return Report.of([Path(run) for run in runs], title).write(path)
 
 
-def _drawn(view: View, title: str | None) -> Report:
+def _title(runs: Sequence[Path]) -> str:
+    names = list(dict.fromkeys(path.expanduser().resolve().name for path in runs))
+    return f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+
+
+def _drawn(view: View, title: str) -> Report:
     names = [run.name for run in view.runs if run.kind != "way"] or [each.name for each in view.pipelines]
-    shown = f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
     # The summary comes last, so that it has the notes of all that the others have read.
     others = {draw.__name__: draw(view) for draw in _SECTIONS if draw is not summary}
     others["summary"] = summary(view)
@@ -127,7 +131,7 @@ def _drawn(view: View, title: str | None) -> Report:
         _environment(view)
         .get_template("page.html.j2")
         .render(
-            title=title or shown,
+            title=title,
             sections=sections,
             left_out=left_out,
             generated=datetime.now(UTC).isoformat(timespec="minutes"),

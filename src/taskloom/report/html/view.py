@@ -72,10 +72,17 @@ class View:
     def pipelines(self) -> Sequence[Pipeline]:
         return self.found.pipelines
 
+    def place(self, run: Run) -> int | None:
+        """Return the place of a run's setting; a grouped run's is that of its groups."""
+        for place, setting in enumerate(self.settings):
+            for each in setting.runs:
+                if run is each or (run.kind == "groups" and run.path == each.path and each.way == "groups"):
+                    return place
+        return None
+
     def colour(self, run: Run) -> int:
         """Return the place of a run's colour and mark: that of its setting, if it has one."""
-        for place, setting in enumerate(self.settings):
-            if any(run is each for each in setting.runs):
-                return place
+        if (place := self.place(run)) is not None:
+            return place
         others = [each for each in self.runs if all(each is not one for s in self.settings for one in s.runs)]
         return len(self.settings) + next((place for place, each in enumerate(others) if each is run), 0)

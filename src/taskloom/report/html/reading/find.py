@@ -86,6 +86,7 @@ def find_runs(folders: Sequence[Path]) -> Found:
                 f"{folder}: holds no run: neither recipe.yaml nor sweep.json or pipeline.json, and no folder below has "
                 "one. Name the output folder of a taskloom command"
             )
+    _without_common_start(found.runs)
     _name_apart(found.runs)
     return found
 
@@ -113,13 +114,15 @@ def _run(folder: Path, name: str, kind: str | None = None) -> Iterator[Run]:
             "all": ["all"],
             "single": [f"single/{path.name}" for path in sorted(folder.glob("single/*"))],
         }
-        for way in ways or [way for way, names in members.items() if (folder / names[0]).is_dir()]:
+        begun = [way for way, names in members.items() if names and (folder / names[0]).is_dir()]
+        for way in ways or begun:
             parts = [
                 Run(folder / member, f"{name}/{member}", "train", run.notes)
                 for member in members.get(way, ())
                 if (folder / member / "recipe.yaml").is_file()
             ]
-            yield Run(folder, f"{name}: {way}", "way", run.notes, tuple(parts), way)
+            called = f"{name}: {way}" if len(ways or begun) > 1 else name
+            yield Run(folder, called, "way", run.notes, tuple(parts), way)
         return
     if kind in (None, "train"):
         run.kind = _kind(folder, run)
@@ -182,8 +185,17 @@ def _evaluation(name: str, files: Files) -> Iterator[Evaluation]:
         yield Evaluation(name, split, scores, table(content.get("majority")), numbers(content.get("mean")))
 
 
+def _without_common_start(runs: list[Run]) -> None:
+    """Leave out the name of the folder that all runs lie in: the page's title says it."""
+    starts = {run.name.partition("/")[0] if "/" in run.name else None for run in runs}
+    if len(runs) > 1 and len(starts) == 1 and None not in starts:
+        for run in runs:
+            run.name = run.name.partition("/")[2]
+
+
 def _name_apart(runs: list[Run]) -> None:
     """Give runs of equal names their folder's parents, too, and if that is not enough a number."""
+    runs = [run for run in runs if run.kind != "way"]
     for depth in (1, 2, 3):
         names = [run.name for run in runs]
         for run in runs:

@@ -123,8 +123,8 @@ class Run:
     @property
     def mean(self) -> float | None:
         """The mean dev score."""
-        found = self.scores.get("mean")
-        return number(mapping(found).get(self.way)) if self.way is not None else number(found)
+        found, way = self.scores.get("mean"), "groups" if self.kind == "groups" else self.way
+        return number(mapping(found).get(way)) if way is not None else number(found)
 
     @property
     def tasks(self) -> list[str]:

@@ -24,7 +24,8 @@ def pipeline(view: View) -> Section | None:
             "description": each.description,
             "stages": [(stage, SIGNS.get(stage.status, "?"), _time(stage.seconds)) for stage in stages],
             "done": sum(stage.status == "done" for stage in stages),
-            "evaluations": [_scores(evaluation) for evaluation in each.evaluations],
+            # The runs' own dev scores are in a section of their own.
+            "evaluations": [_scores(evaluation) for evaluation in each.evaluations if evaluation.split != "dev"],
             "seconds": _time(sum(stage.seconds or 0.0 for stage in each.stages)),
         }
         for each in view.pipelines

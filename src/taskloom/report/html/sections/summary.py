@@ -100,7 +100,6 @@ def _headline(view: View) -> str:
 
 
 def _row(view: View, run: Run) -> dict[str, Any]:
-    is_best = any(run is each for best in best_settings(view) for each in view.settings[best].runs)
     state = "finished" if run.finished else "not finished"
     if run.kind == "sweep":
         state = ""
@@ -114,7 +113,7 @@ def _row(view: View, run: Run) -> dict[str, Any]:
         "tasks": len(run.tasks) or None,
         "steps": run.history.steps or None,
         "mean": run.mean,
-        "best": is_best,
+        "best": view.place(run) in best_settings(view),
         "result": _result(run),
         "minutes": run.minutes,
         "started": str(run.environment.get("started") or "")[:16].replace("T", " "),
@@ -136,7 +135,7 @@ def _result(run: Run) -> str:
             return f"nll {show(number(before.get('nll')))} → {show(best)}" if best is not None else ""
         case "groups":
             means = mapping(run.scores.get("mean"))
-            return ", ".join(f"{way} {show(number(value))}" for way, value in means.items())
+            return ", ".join(f"{way} {show(number(value))}" for way, value in means.items() if way != "groups")
         case "sweep":
             sweep = read_sweep(run)
             found = next((row.mean for row in sweep.rows if row.mean is not None), None)
