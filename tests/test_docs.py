@@ -50,8 +50,8 @@ def test_too_little_data(tmp_path, monkeypatch, capsys):
 
     (block,) = blocks("auxiliary.md")
     weights = ObjectiveWeights(SearchSpace.named("tapt"), primary_lr=0.1, auxiliary_lr=0.1)
-    (tmp_path / "runs/stance").mkdir(parents=True)
-    WeightLog(tmp_path / "runs/stance/objective_weights.csv").append(10, weights)
+    (tmp_path / "runs/stance/seed-0").mkdir(parents=True)
+    WeightLog(tmp_path / "runs/stance/seed-0/objective_weights.csv").append(10, weights)
     exec(block, {})
     assert capsys.readouterr().out.splitlines()[-1] == "balance 0.5 0.5"
 

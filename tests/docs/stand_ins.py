@@ -22,8 +22,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import taskloom.graphs
-from taskloom.auxiliary import ObjectiveWeights, SearchSpace
-from taskloom.auxiliary.history import WeightLog
 from taskloom.cli import main
 from taskloom.graphs.training import SIGNSettings, train_sign
 from tests.adapters.language_models import language_model
@@ -186,11 +184,8 @@ def documents(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @stands_in("docs/auxiliary.md")
-def learned_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def labelled_text(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     stance_data(folder / "data", form="jsonl")
-    weights = ObjectiveWeights(SearchSpace.named("tapt"), primary_lr=0.1, auxiliary_lr=0.1)
-    (folder / "runs/stance").mkdir(parents=True)
-    WeightLog(folder / "runs/stance/objective_weights.csv").append(10, weights)
     return {}
 
 
