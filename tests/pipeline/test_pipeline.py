@@ -190,6 +190,13 @@ def test_other_folders_are_refused(project):
     assert Path("new/train/notes.txt").read_text() == "mine"
 
 
+def test_a_marker_that_was_half_written_is_no_foreign_file(project):
+    shutil.rmtree("out/evaluate")
+    Path("out/evaluate").mkdir()
+    Path("out/evaluate/.stage.json.1234.partial").write_text("{")
+    assert run() == {"evaluate"}
+
+
 #: Before and after every move and every piece of work.
 PLACES = [
     ("taskloom.pipeline.cache:set_aside", 1),

@@ -96,6 +96,11 @@ def test_a_stage_does_not_follow_the_sections_of_others(tmp_path):
             "'train': set: unknown key 'training.learning_rat'. Did you mean 'training.learning_rate'?",
         ),
         ("[{stage: train, set: {training.batch_size: much}}]", "training.batch_size: found 'much' (text)"),
+        (
+            "[train, {stage: affinity, set: {training.epochs: 2.0}}]",
+            "'training.epochs' is not what affinity follows: it follows only affinity",
+        ),
+        ("[train, {stage: evaluate, set: {seed: 1}}]", "evaluate follows: it follows no fields of the recipe"),
         ("[{stage: train, set: {seed.x: 1}}]", "there is no field 'seed.x'"),
     ],
 )

@@ -120,11 +120,8 @@ def _stored(stage: Stage) -> dict[str, Any] | None:
             raise RunError(
                 f"{path}: is damaged ({error}). Remove {stage.owned or path} to run '{stage.name}' anew"
             ) from error
-    if (
-        stage.owned is not None
-        and stage.owned.is_dir()
-        and any(file.name != FolderLock.FILE_NAME for file in stage.owned.iterdir())
-    ):
+    held = stage.owned.iterdir() if stage.owned is not None and stage.owned.is_dir() else ()
+    if any(file.name != FolderLock.FILE_NAME and file.suffix != PARTIAL_SUFFIX for file in held):
         raise RunError(
             f"{stage.owned}: holds files that this pipeline did not write. Move them, or choose another folder with "
             "output=FOLDER"

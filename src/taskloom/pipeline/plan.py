@@ -22,7 +22,7 @@ from taskloom.recipe.pipeline import PipelineSection, StageKind, StageSettings
 from taskloom.recipe.source import RecipeSource
 from taskloom.runs import STAGE_FILE
 
-__all__ = ["FOLLOWED", "Stage", "default_stages", "plan_stages"]
+__all__ = ["FOLLOWED", "TRAINED", "Stage", "default_stages", "plan_stages"]
 
 _MODEL = ("seed", "model", "data", "training")
 _TASKS = (*_MODEL, "tasks", "only", "adapter", "sampling")
@@ -238,6 +238,12 @@ def _with_fields(recipe: Recipe, settings: StageSettings) -> Recipe:
         return recipe
     values = recipe.model_copy(update={"pipeline": PipelineSection()}).resolved()
     title = f"pipeline.stages: '{settings.name or settings.stage}': set"
+    # An affinity is that of its model, whose training has been settled.
+    followed = ("affinity",) if settings.stage == "affinity" else FOLLOWED[settings.stage]
+    for field in settings.set:
+        if field.partition(".")[0] in Recipe.model_fields and field.partition(".")[0] not in followed:
+            follows = f"only {', '.join(followed)}" if followed else "no fields of the recipe"
+            raise RecipeError(f"{title}: '{field}' is not what {settings.stage} follows: it follows {follows}")
     for field, value in settings.set.items():
         *sections, key = field.split(".")
         target = values
