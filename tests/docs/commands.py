@@ -104,7 +104,7 @@ def check_taskloom(arguments: list[str]) -> None:
         return
     overrides = overridden(settings, given.get("output"), given.get("data_dir") or Path())
     if not Path(recipe).exists() and recipe not in packaged_recipes():
-        assert recipe.startswith("runs/") or recipe.endswith(".yaml"), f"{name}: no recipe {recipe}"
+        assert recipe.startswith("runs/") or recipe.endswith(".yaml") or recipe == "RECIPE", f"{name}: no {recipe}"
         # The fields, at least, are checked.
         recipe = OTHERS.get(name.split()[1], "multi-task/glue-minilm")
     if name == "taskloom sweep":

@@ -48,6 +48,12 @@ class Block:
         named = re.match(r"# ([\w./-]+\.(?:yaml|json|jsonl|csv|txt|py))$", self.code.partition("\n")[0])
         return self.marks.get("file") or (named[1] if named else None)
 
+    @property
+    def is_shell(self) -> bool:
+        """Whether it is of shell commands: said so, or without a language and nothing else than our commands."""
+        ours = ("taskloom ", "torchrun ", "accelerate ")
+        return self.language == "sh" or (not self.language and all(line.startswith(ours) for line in self.commands))
+
     @cached_property
     def commands(self) -> list[str]:
         """The lines of a shell block; what is continued by a backslash is one line."""

@@ -48,7 +48,7 @@ def test_code_blocks(page, models, tmp_path, monkeypatch):
                 if python and (page, python) in STAND_INS:
                     names |= STAND_INS[page, python](tmp_path, monkeypatch)
                 execute(block, names)
-            elif block.language == "sh":
+            elif block.is_shell:
                 check_shell(block)
             elif block.language == "yaml" and not block.not_run:
                 check_yaml(block.code, tmp_path)
