@@ -18,7 +18,9 @@ from transformers import PreTrainedTokenizerBase
 from taskloom.evaluation.diverse_beams import diverse_beam_search
 from taskloom.online.encode import QACollator
 from taskloom.online.questions import Question
+from taskloom.processes import world_size
 from taskloom.progress import counted
+from taskloom.shares import over_processes
 from taskloom.tasks.encoding import IGNORED
 
 __all__ = ["answer_losses", "answer_questions", "question_nll"]
@@ -54,6 +56,7 @@ def question_nll(
     *,
     collator: QACollator | None = None,
     console: Console | None = None,
+    shared: bool = False,
 ) -> np.ndarray:
     """Score the trained answer of each question (`Question.answer`), its end token included.
 
@@ -64,6 +67,7 @@ def question_nll(
         batch_size: questions a forward pass.
         collator: makes the batches, with lengths of its own; None takes `QACollator(tokenizer)`.
         console: shows a line of progress.
+        shared: whether several processes share the questions. All of them must call then, and all get everything.
 
     Returns:
         float64 ``[questions, 2]``: the sum of -log p over the answer's tokens, and how many there are. The nll of all
@@ -71,13 +75,18 @@ def question_nll(
     """
     collator = collator or QACollator(tokenizer)
     found = np.zeros((len(questions), 2))
+    batches = list(_batches(questions, batch_size))
     with _evaluation_mode(model), counted(console, "nll", len(questions), "questions") as advance:
-        for places in _batches(questions, batch_size):
+
+        def run(places: list[int]) -> np.ndarray:
             batch = _on_device(collator([questions[place] for place in places]), model)
             sums = answer_losses(model, batch).double().sum(1)
             tokens = (batch["labels"] != IGNORED).sum(1)
-            found[places] = torch.stack([sums, tokens.double()], dim=1).cpu().numpy()
-            advance(len(places))
+            advance(len(places) * (world_size() if shared else 1))
+            return torch.stack([sums, tokens.double()], dim=1).cpu().numpy()
+
+        for places, numbers in zip(batches, over_processes(run, batches, shared), strict=True):
+            found[places] = numbers
     return found
 
 
@@ -94,6 +103,7 @@ def answer_questions(
     batch_size: int = 16,
     collator: QACollator | None = None,
     console: Console | None = None,
+    shared: bool = False,
 ) -> list[list[str]]:
     """Let the model answer each question.
 
@@ -111,6 +121,7 @@ def answer_questions(
         batch_size: questions together, each with all of its beams.
         collator: makes the prompts, with lengths of its own; None takes `QACollator(tokenizer)`.
         console: shows a line of progress.
+        shared: as for `question_nll`.
 
     Returns:
         The answers of each question, the best first, without white space around them.
@@ -121,8 +132,10 @@ def answer_questions(
     collator = collator or QACollator(tokenizer)
     end: Any = tokenizer.eos_token_id
     answers: list[list[str]] = [[] for _ in questions]
+    batches = list(_batches(questions, batch_size))
     with _evaluation_mode(model), counted(console, "answers", len(questions), "questions") as advance:
-        for places in _batches(questions, batch_size):
+
+        def run(places: list[int]) -> list[str]:
             batch = _on_device(collator.prompts([questions[place] for place in places]), model)
             found = diverse_beam_search(
                 model,
@@ -138,10 +151,12 @@ def answer_questions(
             )
             # The end token and the padding behind it are special tokens.
             texts = tokenizer.batch_decode(found.tokens.flatten(0, 1).tolist(), skip_special_tokens=True)
-            texts = [text.strip() for text in texts]
+            advance(len(places) * (world_size() if shared else 1))
+            return [text.strip() for text in texts]
+
+        for places, texts in zip(batches, over_processes(run, batches, shared), strict=True):
             for number, place in enumerate(places):
                 answers[place] = texts[number * top_k : (number + 1) * top_k]
-            advance(len(places))
     return answers
 
 

@@ -149,6 +149,7 @@ def score_questions(
     batch_size: int = 32,
     collator: QACollator | None = None,
     console: Console | None = None,
+    shared: bool = False,
     **search: Any,
 ) -> QAScores:
     """Ask a model questions and score its answers.
@@ -161,6 +162,7 @@ def score_questions(
         batch_size: questions together.
         collator: makes the batches; None takes `QACollator(tokenizer)`.
         console: shows a line of progress.
+        shared: whether several processes share the questions. All of them must call then, and all get everything.
         search: `beams`, `groups`, `diversity`, `top_k` and `max_new_tokens` of `answer_questions`.
 
     Raises:
@@ -168,7 +170,12 @@ def score_questions(
     """
     if not questions:
         raise ValueError("`questions` must hold at least one question, found none")
-    common: dict[str, Any] = {"batch_size": batch_size, "collator": collator, "console": console}
+    common: dict[str, Any] = {
+        "batch_size": batch_size,
+        "collator": collator,
+        "console": console,
+        "shared": shared,
+    }
     sums = question_nll(model, tokenizer, questions, **common)
     answers = answer_questions(model, tokenizer, questions, **common, **search) if generate else [[]] * len(questions)
     return QAScores(
