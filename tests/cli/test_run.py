@@ -95,6 +95,36 @@ def test_predict_writes_every_format_alike(trained, tmp_path, capsys):
         )
 
 
+def test_predict_as_one_json_object(trained, tmp_path, capsys):
+    source = tmp_path / "new.csv"
+    source.write_text("text\ngood film\nawful meal\n")
+    given = ["predict", trained, "--task", "sentiment", "--input", source]
+    rows = [json.loads(line) for line in run(capsys, *given).out.splitlines()]
+    told = {"run": str(trained), "task": "sentiment", "examples": 2}
+    assert json.loads(run(capsys, *given, "--json").out) == told | {"predictions": rows}
+    output = tmp_path / "out.jsonl"
+    assert json.loads(run(capsys, *given, "--json", "--output", output).out) == told | {"output": str(output)}
+    assert [json.loads(line) for line in output.read_text().splitlines()] == rows
+    quiet = run(capsys, *given, "--quiet", "--output", output)
+    assert (quiet.out, quiet.err) == ("", "")
+
+
+def test_quiet_prints_nothing_and_seed_is_the_recipes_seed(project, capsys):
+    given = ("train", "tiny.yaml", "training.max_steps=1", "data.max_length=32")
+    outcome = run(capsys, *given, "--quiet", "--seed", "7")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert "seed: 7" in (project / "runs" / "tiny" / "recipe.yaml").read_text()
+    assert "seed: 0 -> 7" in refused(capsys, *given, "--resume", "seed=0").replace("7 -> 0", "0 -> 7")
+
+
+def test_a_pipe_holds_no_progress_and_no_colours(project, capsys):
+    outcome = run(capsys, "train", "tiny.yaml", "training.max_steps=2")
+    assert outcome.code == 0
+    assert "steps/s" not in outcome.err
+    assert "━" not in outcome.err
+    assert "\x1b" not in outcome.out + outcome.err
+
+
 def read_rows(path):
     match path.suffix:
         case ".jsonl":

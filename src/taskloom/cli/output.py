@@ -43,6 +43,7 @@ def styled(text: str, **style: Any) -> str:
 
 def speak_utf8() -> None:
     """Write UTF-8 into pipes and files whatever the locale: predictions and JSON are data, in any language."""
-    for stream in (sys.stdout, sys.stderr):
+    # The names of files that are not UTF-8 come out as they are among data, and as escapes in messages.
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
         if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
-            stream.reconfigure(encoding="utf-8")
+            stream.reconfigure(encoding="utf-8", errors=errors)

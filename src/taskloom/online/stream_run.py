@@ -223,7 +223,9 @@ class StreamRun:
         if not final.exists():
             with staged_folder(final) as folder:
                 save_file(self.adaptation.state_dict(), folder / STATE_FILE)
-                (folder / POSITION_FILE).write_text(json.dumps({"entries": self._entries, **asdict(self.counts)}))
+                (folder / POSITION_FILE).write_text(
+                    json.dumps({"entries": self._entries, **asdict(self.counts)}), "utf-8"
+                )
         for outdated in self.checkpoints.glob("stream-*"):
             if outdated != final:
                 shutil.rmtree(outdated, ignore_errors=True)

@@ -18,6 +18,8 @@ GENERATION_FIELDS = ("max_generated_length", "min_target_length", "num_beams")
 TEXT2TEXT_FIELDS = ("answers", "choices", "round_to", "max_target_length", *GENERATION_FIELDS)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+#: Names that Windows keeps for devices, with any ending.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _SPLIT_NAME = re.compile(r"train|(dev|test)\w*")
 
 
@@ -31,6 +33,8 @@ def check_task(task: "Task") -> None:
         raise ValueError(
             f"name '{task.name}' may hold only letters, digits and _ . -, and starts with one of the first two"
         )
+    if _DEVICE.fullmatch(task.name) or task.name.endswith("."):
+        raise ValueError(f"name '{task.name}' can be no file's name under Windows; a task's files are called after it")
     if task.template is not None:
         _check_template(task)
     else:

@@ -63,7 +63,7 @@ def _matching(pattern: str, root: Path, where: str) -> list[tuple[Path, str]]:
     found = sorted(anchor.glob(relative))
     if not found:
         raise DataError(f"{where}: no file matches '{pattern}' in {anchor}")
-    return [(path, str(path if expanded.is_absolute() else path.relative_to(root))) for path in found]
+    return [(path, (path if expanded.is_absolute() else path.relative_to(root)).as_posix()) for path in found]
 
 
 def _natural_instruction(

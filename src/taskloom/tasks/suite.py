@@ -238,7 +238,14 @@ class TaskSuite:
 
 def _refuse_repeated_names(tasks: Sequence[Task]) -> None:
     names = [task.name for task in tasks]
+    folded = [name.lower() for name in names]  # as the disks of Windows and macOS tell their files' names apart
     for name in names:
+        if names.count(name) == 1 and folded.count(name.lower()) > 1:
+            other = next(each for each in names if each != name and each.lower() == name.lower())
+            raise DataError(
+                f"the tasks '{name}' and '{other}' differ in capitals alone, and so would their files; "
+                "give one of them another `name`"
+            )
         if names.count(name) > 1:
             raise DataError(
                 f"two tasks are named '{name}'; give one of them another `name`, "
