@@ -1,4 +1,4 @@
-"""Checkpoints of `transformers.Trainer` that a kill at any moment cannot spoil."""
+"""Checkpoints of `transformers.Trainer` that a kill at any moment cannot spoil, for any number of processes."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from transformers import Trainer
@@ -14,6 +15,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import sort_checkpoints
 
 from taskloom.errors import RunError
+from taskloom.sharding import gather_for_calls, whole_optimizer
 from taskloom.storage import PARTIAL_SUFFIX, named_failures
 
 __all__ = ["StagedTrainer"]
@@ -52,9 +54,41 @@ class StagedTrainer(Trainer):
             for outdated in sort_checkpoints(str(self.checkpoints))[:-keep] if keep else []:
                 shutil.rmtree(outdated, ignore_errors=True)
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, as the Trainer does; a model that will be sharded is loaded while it is whole."""
+        if isinstance(resume_from_checkpoint, str) and self.is_fsdp_enabled:
+            self._load_from_checkpoint(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self.is_fsdp_enabled:
+            gather_for_calls(prepared[0])
+        return prepared
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the model's files, from sharded parameters, too."""
+        if self.is_fsdp_enabled:
+            self._save(output_dir)
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        with self._unsharded():
+            super()._save_optimizer_and_scheduler(output_dir)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _readable(checkpoint):
+        with _readable(checkpoint), self._unsharded():
             super()._load_optimizer_and_scheduler(checkpoint)
+
+    @contextmanager
+    def _unsharded(self) -> Iterator[None]:
+        """Let the Trainer write and read the files of one process, however the parameters are sharded."""
+        if not self.is_fsdp_enabled:
+            yield
+            return
+        with whole_optimizer(self.optimizer), patch.object(self, "is_fsdp_enabled", False):
+            yield
 
     def is_over(self, state: TrainerState) -> bool:
         """Return whether a checkpoint with this state is the last one: resuming from it would train a step too many."""

@@ -35,6 +35,7 @@ from taskloom.recipe import Recipe
 from taskloom.report import learning_curves, score_markdown, score_table
 from taskloom.runs import RunFolder
 from taskloom.sampling import Proportional, Sampling, Sequential, Temperature, Uncertainty, Uniform
+from taskloom.sharding import layers
 from taskloom.tasks import Task, TaskSuite
 from taskloom.training import SCORES_FILE, MultiTaskTrainer
 
@@ -154,7 +155,7 @@ def train(
     stop, progress = GracefulStop(console), ProgressLine(console)
     trainer = trainer_class(
         model,
-        _training_arguments(recipe, run),
+        _training_arguments(recipe, run, model),
         suite,
         tokenizer,
         batch_size=settings.batch_size,
@@ -177,6 +178,8 @@ def train(
         callbacks=[MetricsWriter(run.append_metrics), stop, progress],
         **further,
     )
+    if settings.fsdp and world_size() > 1 and not trainer.is_fsdp_enabled:
+        raise RecipeError("training.fsdp: accelerate shards parameters on GPUs only, and there is none. Leave it out.")
     trained, total = model.trainable_parameters()
     console.print(
         f"{len(suite)} task{'s' * (len(suite) > 1)}, {sum(trainer.batch_sampler.sizes):,} training examples; "
@@ -307,7 +310,7 @@ def _baselines(suite: TaskSuite) -> Scores:
     }
 
 
-def _training_arguments(recipe: Recipe, run: RunFolder) -> TrainingArguments:
+def _training_arguments(recipe: Recipe, run: RunFolder, model: Model) -> TrainingArguments:
     settings = recipe.training
     on_cpu = not torch.accelerator.is_available()
     if settings.precision == "fp16" and on_cpu:
@@ -317,8 +320,6 @@ def _training_arguments(recipe: Recipe, run: RunFolder) -> TrainingArguments:
         seed=recipe.seed,
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps,
-        # Of all processes together: the Trainer reports it, and compares it with that of a run that is resumed.
-        per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.eval_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         # The fused form of AdamW is the Trainer's own choice for recent versions of torch.
@@ -340,10 +341,26 @@ def _training_arguments(recipe: Recipe, run: RunFolder) -> TrainingArguments:
         dataloader_num_workers=recipe.data.workers,
         restore_callback_states_from_checkpoint=True,
         disable_tqdm=True,
+        **_sharding(recipe, model),
     )
     # One process trains on one device: several take a launcher.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+def _sharding(recipe: Recipe, model: Model) -> dict[str, Any]:
+    """Return the Trainer's settings for the batch and for parameters in shards; one process has none of these."""
+    settings = recipe.training
+    if settings.deepspeed is not None and world_size() > 1:
+        # DeepSpeed wants to know the share of a process.
+        share = -(-settings.batch_size // world_size())
+        return {"deepspeed": str(settings.deepspeed), "per_device_train_batch_size": share}
+    # Of all processes together: the Trainer reports it, and compares it with that of a run that is resumed.
+    batch = {"per_device_train_batch_size": settings.batch_size}
+    if settings.fsdp and world_size() > 1:
+        backbone = model.backbone if isinstance(model, GenerativeModel) else model.encoder
+        return {**batch, "fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": layers(backbone)}}
+    return batch
 
 
 def _sampling(recipe: Recipe) -> Sampling:

@@ -20,7 +20,15 @@ from transformers import PreTrainedModel
 
 from taskloom.heads import IGNORED, mean_over_tasks
 from taskloom.likelihoods import AnswerLikelihoods
-from taskloom.model import Declaration, count_parameters, load_backbone, require_tasks, save_backbone, save_declaration
+from taskloom.model import (
+    Declaration,
+    below,
+    count_parameters,
+    load_backbone,
+    require_tasks,
+    save_backbone,
+    save_declaration,
+)
 from taskloom.tasks import Task
 
 __all__ = ["GenerativeModel"]
@@ -42,6 +50,7 @@ class GenerativeModel(nn.Module):
     """
 
     backbone_folder: ClassVar[str] = "language_model"
+    sharded_calls: ClassVar[tuple[str, ...]] = ("generate", "generate_scored")
 
     def __init__(
         self, backbone: PreTrainedModel | PeftModel, tasks: Sequence[Task], label_smoothing: float = 0.0
@@ -209,9 +218,14 @@ class GenerativeModel(nn.Module):
         """Return no parameters: the tasks have no heads."""
         return []
 
-    def save(self, folder: Path) -> None:
-        """Write the trained parts, ``language_model/`` (whole, or only the adapter), and the tasks."""
-        save_backbone(self.backbone, folder / self.backbone_folder)
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write the trained parts, ``language_model/`` (whole, or only the adapter), and the tasks.
+
+        Args:
+            folder: where to.
+            weights: the model's state, if the model itself holds only shards of it.
+        """
+        save_backbone(self.backbone, folder / self.backbone_folder, below("backbone.", weights))
         save_declaration(folder, Declaration(family="generative", tasks=self.tasks))
 
     def load(self, folder: Path) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "Declaration",
     "MultiTaskModel",
     "Pooling",
+    "below",
     "count_parameters",
     "load_backbone",
     "read_declaration",
@@ -140,10 +141,16 @@ class MultiTaskModel(nn.Module):
         """Return the parameters that belong to single tasks."""
         return list(self.heads.parameters())
 
-    def save(self, folder: Path) -> None:
-        """Write the trained parts: ``encoder/`` (whole, or only the adapter) and ``heads.safetensors``."""
-        save_backbone(self.encoder, folder / ENCODER_FOLDER)
-        heads = {name: value.contiguous() for name, value in self.heads.state_dict().items()}
+    def save(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
+        """Write the trained parts: ``encoder/`` (whole, or only the adapter) and ``heads.safetensors``.
+
+        Args:
+            folder: where to.
+            weights: the model's state, if the model itself holds only shards of it.
+        """
+        save_backbone(self.encoder, folder / ENCODER_FOLDER, below("encoder.", weights))
+        found = below("heads.", weights) or self.heads.state_dict()
+        heads = {name: value.contiguous() for name, value in found.items()}
         save_file(heads, folder / HEADS_FILE)
         save_declaration(folder, Declaration(pooling=self.pooling, tasks=self.tasks))
 
@@ -170,10 +177,20 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
 
-def save_backbone(backbone: PreTrainedModel | PeftModel, folder: Path) -> None:
-    """Write a pretrained model's weights, or only its adapter's."""
+def below(prefix: str, weights: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+    """Return the weights of a part of a model, by their names in that part."""
+    if weights is None:
+        return None
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def save_backbone(
+    backbone: PreTrainedModel | PeftModel, folder: Path, weights: dict[str, Tensor] | None = None
+) -> None:
+    """Write a pretrained model's weights, or only its adapter's; `weights` stand in for its own."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    backbone.save_pretrained(str(folder))
+    given: dict[str, Any] = {} if weights is None else {"state_dict": weights}
+    backbone.save_pretrained(str(folder), **given)
 
 
 def load_backbone(backbone: PreTrainedModel | PeftModel, folder: Path, run: Path) -> None:

@@ -32,6 +32,7 @@ from taskloom.inference import Inference, Scores, dev_splits, mean_score, split_
 from taskloom.model import MultiTaskModel
 from taskloom.processes import main_first, sum_over, world_size
 from taskloom.sampling import Proportional, Sampling, TaskBatchSampler, Uncertainty
+from taskloom.sharding import is_sharded, whole_weights
 from taskloom.shares import WEIGHT, SharedBatches, collate_share, example_weights, own_positions
 from taskloom.storage import staged_folder, write_atomically
 from taskloom.tasks import MultiTaskCollator, TaskSuite
@@ -322,9 +323,10 @@ class MultiTaskTrainer(StagedTrainer):
         is_best = super()._determine_best_metric(metrics=dict(metrics), trial=trial)
         if is_best:
             self.state.best_global_step = self.state.global_step
+            weights = self._whole_weights()
             if self.best_folder is not None and self.args.should_save:
                 with staged_folder(self.best_folder) as folder:
-                    self.network.save(folder)
+                    self.network.save(folder, weights)
                     write_atomically(folder / SCORES_FILE, json.dumps(self._scores, indent=2))
             if self.answers_folder is not None and self.args.should_save and len(self._generations):
                 self._generations.write(self.answers_folder / GENERATIONS_FOLDER)
@@ -352,10 +354,17 @@ class MultiTaskTrainer(StagedTrainer):
         save_file(self.scorer.state_dict(), folder / SAMPLING_FILE)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        weights = self._whole_weights()
         if self.args.should_save:
-            self.network.save(Path(output_dir or self.checkpoints))
+            self.network.save(Path(output_dir or self.checkpoints), weights)
+
+    def _whole_weights(self) -> dict[str, Tensor] | None:
+        model = self.network
+        return whole_weights(model, model.backbone if isinstance(model, GenerativeModel) else model.encoder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        if is_sharded(self.network):
+            return  # `StagedTrainer.train` has loaded it before it was sharded
         folder = Path(resume_from_checkpoint)
         self.network.load(folder)
         self.scorer.load_state_dict(load_file(folder / SAMPLING_FILE))

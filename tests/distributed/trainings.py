@@ -1,10 +1,13 @@
-"""Trainings that one process, or each of several, runs: `python -m tests.distributed.trainings FOLDER CASE...`.
+"""Trainings that one process, or each of several, runs.
+
+    python -m tests.distributed.trainings DATA FOUND CASE[@CHECKPOINT]...
 
 Each starts from the same weights, has no dropout, and writes what it found: the scores before the first step, the
 gradient of the first step, and the loss of every step.
 """
 
 import json
+import os
 import random
 import sys
 from dataclasses import dataclass, field
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType, PartialState
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
@@ -22,6 +26,7 @@ from taskloom.backbones import load_encoder, load_tokenizer
 from taskloom.generative import GenerativeModel
 from taskloom.model import MultiTaskModel
 from taskloom.sampling import Sampling, Sequential, Temperature, Uncertainty, Uniform
+from taskloom.sharding import layers
 from taskloom.tasks import TaskSuite
 from taskloom.training import MultiTaskTrainer
 from tests.tiny import WORDS, tiny_encoder, tiny_tasks, write_jsonl
@@ -41,6 +46,7 @@ class Case:
     trainer: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, Any] = field(default_factory=dict)
     checkpointing: bool = False
+    sharded: bool = False
 
 
 HYPER = {"num_tasks": 2, "adapter_dim": 4, "bottleneck": 6, "layer_embedding_dim": 3}
@@ -64,6 +70,22 @@ CASES = {
     ),
     "gpt2": Case("gpt2", HyperdecoderConfig(encoder="none", decoder="per_task", task_type="CAUSAL_LM", **HYPER)),
 }
+
+#: With a frozen backbone, whose parameters two processes hold in shards.
+SHARDED = {
+    "sharded_lora": Case(adapter=CASES["lora"].adapter, sharded=True, arguments={"max_grad_norm": 0.1}),
+    "sharded_ca_mtl": Case(adapter=CASES["ca_mtl"].adapter, sharded=True, sampling=Uncertainty()),
+    "sharded_t5": Case("t5", CASES["t5"].adapter, sharded=True),
+    "sharded_gpt2": Case("gpt2", CASES["gpt2"].adapter, sharded=True, arguments={"gradient_accumulation_steps": 2}),
+    "sharded_whole": Case(sharded=True),
+}
+
+
+def shard_on_cpu() -> None:
+    """Let accelerate shard parameters on the CPU, which PyTorch can do: accelerate itself asks for GPUs."""
+    processes.join()
+    os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
 
 
 def make_data(folder: Path) -> None:
@@ -108,6 +130,10 @@ def make_data(folder: Path) -> None:
     (folder / "texts.json").write_text(json.dumps(texts))
 
 
+def whole(gradient: Any) -> torch.Tensor:
+    return gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient.clone()
+
+
 class Notes(TrainerCallback):
     """Keeps the gradient of the first step and the loss of each."""
 
@@ -119,7 +145,7 @@ class Notes(TrainerCallback):
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         if state.global_step == 0:
             self.gradients = {
-                name.removeprefix("module."): parameter.grad.clone()
+                name.removeprefix("module."): whole(parameter.grad)
                 for name, parameter in model.named_parameters()
                 if parameter.grad is not None
             }
@@ -149,6 +175,10 @@ def build(folder: Path, case: Case, notes: Notes, output: Path) -> MultiTaskTrai
             if parameter.requires_grad:
                 parameter.data += torch.randn_like(parameter) * 0.1
     model: Any = MultiTaskModel(body, list(suite), head_dropout=0.0) if encodes else GenerativeModel(body, list(suite))
+    if case.sharded and processes.world_size() > 1:
+        sharding = {"fsdp": True, "fsdp_config": {"version": 2, "transformer_layer_cls_to_wrap": layers(body)}}
+    else:
+        sharding = {}
     args = TrainingArguments(
         **{
             "output_dir": str(output),
@@ -162,6 +192,7 @@ def build(folder: Path, case: Case, notes: Notes, output: Path) -> MultiTaskTrai
             "disable_tqdm": True,
             "use_cpu": True,
             **case.arguments,
+            **sharding,
         }
     )
     trainer = MultiTaskTrainer(
@@ -171,17 +202,26 @@ def build(folder: Path, case: Case, notes: Notes, output: Path) -> MultiTaskTrai
         tokenizer,
         sampling=case.sampling,
         callbacks=[notes],
-        evaluate_every=STEPS,
+        evaluate_every=STEPS // 2,
         **{"batch_size": 7, "max_length": 32, "max_target_length": 8, **case.trainer},
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
+def resume(folder: Path, name: str, checkpoint: Path, found: Path) -> None:
+    """Go on with a case from a checkpoint and write the losses from there on."""
+    notes = Notes()
+    trainer = build(folder, {**CASES, **SHARDED}[name], notes, found / f"{name}-resumed")
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    if processes.is_main():
+        (found / f"{name}-resumed.json").write_text(json.dumps(notes.losses))
+
+
 def run(folder: Path, name: str, found: Path) -> None:
     """Train a case and write what it found, from the main process."""
     notes = Notes()
-    trainer = build(folder, CASES[name], notes, found / f"{name}-checkpoints")
+    trainer = build(folder, {**CASES, **SHARDED}[name], notes, found / f"{name}-checkpoints")
     before = trainer.evaluate()
     chosen = []
     select = trainer.scorer.select
@@ -202,5 +242,13 @@ def run(folder: Path, name: str, found: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for each in sys.argv[3:] or CASES:
-        run(Path(sys.argv[1]), each, Path(sys.argv[2]))
+    names = sys.argv[3:]
+    folder, found = Path(sys.argv[1]), Path(sys.argv[2])
+    for each in names:
+        name, _, checkpoint = each.partition("@")
+        if name in SHARDED:  # which come last
+            shard_on_cpu()
+        if checkpoint:
+            resume(folder, name, Path(checkpoint), found)
+        else:
+            run(folder, name, found)

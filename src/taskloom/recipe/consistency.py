@@ -151,6 +151,17 @@ def _gradients(recipe: "Recipe") -> Contradiction:
         )
     if training.aggregator is not None and recipe.sampling.mix == "single":
         return "training.aggregator", "has nothing to combine: sampling.mix is single, one task a batch"
+    sharded = "fsdp" if training.fsdp else "deepspeed" if training.deepspeed is not None else None
+    if sharded is not None:
+        if training.fsdp and training.deepspeed is not None:
+            return "training.deepspeed", "is given with training.fsdp: both shard the parameters; choose one"
+        if training.aggregator is not None:
+            return (
+                "training.aggregator",
+                f"needs whole gradients, which training.{sharded} shards: leave one of them out",
+            )
+        if recipe.auxiliary.space is not None:
+            return f"training.{sharded}", "is given, but auxiliary objectives compare whole gradients: leave it out"
     if training.precision == "fp16" and recipe.model.dtype == "bfloat16":
         return "training.precision", "is fp16, but model.dtype is bfloat16: use bf16, or float32 weights"
     return None

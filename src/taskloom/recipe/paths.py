@@ -26,6 +26,9 @@ def make_paths_absolute(source: RecipeSource) -> None:
         data["dir"] = str(_absolute(data["dir"], _base(source, ("data", "dir"))))
     if values.get("groups") is not None:
         values["groups"] = str(_absolute(values["groups"], _base(source, ("groups",))))
+    if values.get("training", {}).get("deepspeed") is not None:
+        own = values["training"]["deepspeed"]
+        values["training"]["deepspeed"] = str(_absolute(own, _base(source, ("training", "deepspeed"))))
     own_model = values["model"]["path"]
     values["model"]["path"] = _model_path(own_model, source, ("model", "path"))
     has_data_dir = data.get("dir") is not None

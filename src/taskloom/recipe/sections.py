@@ -188,8 +188,8 @@ class TrainingSection(Section):
 
     epochs: float = Field(default=3.0, description="passes over the training data; ignored when max_steps is given")
     max_steps: int = Field(default=-1, description="optimizer steps; -1: as many as the epochs need")
-    batch_size: PositiveInt = Field(default=32, description="training batch a device (examples)")
-    eval_batch_size: PositiveInt = Field(default=64, description="evaluation batch a device (examples)")
+    batch_size: PositiveInt = Field(default=32, description="examples of a batch, of all processes together")
+    eval_batch_size: PositiveInt = Field(default=64, description="evaluation batch of a process (examples)")
     gradient_accumulation: PositiveInt = Field(default=1, description="batches an optimizer step")
     learning_rate: float = Field(default=2e-5, gt=0, description="peak learning rate")
     head_learning_rate: float | None = Field(
@@ -236,6 +236,13 @@ class TrainingSection(Section):
         default_factory=list, description="trackers by name, e.g. [tensorboard]; none by default"
     )
     compile: bool = Field(default=False, description="torch.compile the model")
+    fsdp: bool = Field(
+        default=False,
+        description="several processes: shard parameters, gradients and optimizer over them (FSDP2); one process: off",
+    )
+    deepspeed: PathField | None = Field(
+        default=None, description="several processes: a DeepSpeed configuration (JSON), passed on to the Trainer"
+    )
 
 
 class AffinitySection(Section):

@@ -13,7 +13,7 @@ s is the embedding of a task, or the mean of the states of an example, put throu
 """
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +127,9 @@ class Generator(nn.Module):
         num_tasks: None generates from states; a number also learns as many task embeddings to generate from.
         process: put pooled states through Linear-ReLU-Linear first.
     """
+
+    #: It lives in one layer and serves all; see `taskloom.sharding`.
+    sharded_calls: ClassVar[tuple[str, ...]] = ("process",)
 
     def __init__(
         self,
