@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -200,6 +201,8 @@ def _load_once(loader: Any, path: str, revision: str | None, gguf_file: str | No
     """Load a configuration or a tokenizer; from a local GGUF file once a process, since that takes seconds."""
     if gguf_file is None:
         return load_pretrained(loader, path, revision, trust_remote_code)
+    if find_spec("gguf") is None:
+        raise UserError("model.gguf_file: GGUF files need the package gguf: pip install 'taskloom[gguf]'")
     file = Path(resolve_backbone(path, gguf_file), gguf_file)
     if file.parent.is_dir() and not file.is_file():
         there = sorted(other.name for other in file.parent.glob("*.gguf"))

@@ -393,6 +393,12 @@ CASES = [
         ["taskloom[aggregation]"],
         without("torchjd"),
     ),
+    Case(
+        "gguf that is not installed",
+        [*TRAIN, "model.path=./lm", "model.gguf_file=model.gguf"],
+        ["model.gguf_file", "taskloom[gguf]"],
+        without("gguf"),
+    ),
     # online
     Case("no questions", ["online", "tune-qa", "tiny.yaml", "output=runs/new"], ["questions"]),
     Case(
