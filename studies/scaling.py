@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, ScalarFormatter
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
@@ -268,7 +268,18 @@ def draw(rows: Sequence[dict[str, Any]], output: Path) -> None:
             axes.xaxis.set_major_formatter(ScalarFormatter())
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
             axes.minorticks_off()
-        panels[0].legend(frameon=False, fontsize=7, title="growth between the two largest", title_fontsize=7)
+        panels[1].yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower center",
+            ncols=4,
+            frameon=False,
+            fontsize=7,
+            title="growth between the two largest numbers of tasks",
+            title_fontsize=7,
+        )
         save_figure(figure, output)
 
 
