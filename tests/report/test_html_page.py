@@ -219,6 +219,23 @@ def test_what_does_not_fit_is_left_out_and_named(tmp_path):
     assert note in Parsed(small.html).text
 
 
+def test_a_heatmap_that_is_left_out_leaves_groups_and_pairs(tmp_path):
+    names = [f"task-{number}" for number in range(301)]
+    run = write_run(tmp_path / "run")
+    write_affinity(run, names, [names[:100], names[100:]])
+    made = Report.of([run])
+    assert made.notes == [f"run: the heatmap of 301 tasks; see {run / 'affinity'}"]
+    page = made.html.decode()
+    assert 'class="heatmap"' not in page
+    assert "Graph of 301 tasks in 2 groups" in page
+    assert "The 40 strongest pairs" in page
+
+
+def test_a_page_that_stays_too_large_says_so(tmp_path):
+    made = Report.of([write_run(tmp_path / "run")], most=1000)
+    assert "whatever is left out: name fewer runs" in made.notes[-1]
+
+
 def test_limits_shrink_to_a_fixed_point():
     limits = Limits()
     for _ in range(40):

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -70,8 +70,11 @@ class Report:
         found, limits = find_runs(runs), Limits()
         while True:
             report = _drawn(View(found, limits), title or _title(runs))
-            if len(report.html) <= most or limits == limits.tighter():
+            if len(report.html) <= most:
                 return report
+            if limits == limits.tighter():
+                large = f"the page has {len(report.html) / 1e6:.1f} MB, whatever is left out: name fewer runs"
+                return replace(report, notes=[*report.notes, large])
             limits = limits.tighter()
 
     def write(self, path: Path) -> Path:

@@ -32,13 +32,13 @@ def affinity(view: View) -> Section | None:
     cells = view.limits.cells
     for place, (run, matrix) in enumerate(found):
         if (size := len(matrix.tasks) ** 2) > cells:
-            left_out.append(f"The heatmap of {run.name}: {len(matrix.tasks)} tasks; see {run.path / 'affinity'}")
-            continue
-        cells -= size
+            left_out.append(f"{run.name}: the heatmap of {len(matrix.tasks):,} tasks; see {run.path / 'affinity'}")
         names = [view.labels.short(task) for task in matrix.tasks]
-        key = f"affinity-{place}"
-        picture, unit = _heatmap(matrix, names)
-        data[key] = {"tasks": names, "sizes": [len(group) for group in matrix.groups], **unit, **_numbers(matrix)}
+        key, picture = f"affinity-{place}", None
+        if size <= cells:
+            cells -= size
+            picture, unit = _heatmap(matrix, names)
+            data[key] = {"tasks": names, **unit, **_numbers(matrix)}
         maps.append(
             {
                 "key": key,
