@@ -13,7 +13,7 @@ import typer
 
 from taskloom.cli.output import styled
 from taskloom.errors import LostProcessError, UserError
-from taskloom.processes import is_first, is_main
+from taskloom.processes import is_first, is_main, tell_launcher
 
 __all__ = ["plain_errors", "quiet_pipes", "show_warnings"]
 
@@ -58,6 +58,7 @@ def plain_errors(debug: bool = False) -> Iterator[None]:
             raise
         if _speaks(error):
             typer.echo(f"{styled('error:', fg='red', bold=True)} {message}", err=True)
+        tell_launcher(message)
         sys.exit(1 if isinstance(error, LostProcessError) else 2)
 
 
