@@ -3,6 +3,9 @@
 A batch of documents is weighed in one pass and updates the base model, in turn or at once; the outer loss of the
 updated model is differentiated by the weights (`taskloom.gradients.meta`), and from there on by the weighter as usual.
 The updated model goes on to the next batch until so many documents are through; then it starts anew.
+
+Several processes share the batches of an outer step. Each finds the gradient of its own and follows the others'
+updates, which are much cheaper, so that all hold the same updated model: that of one process.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.data_loader import prepare_data_loader
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -24,12 +28,15 @@ from taskloom.gradients.weighted_updates import updated_parameters
 from taskloom.online.meta_batches import LocalityTexts, MetaCollator, MetaRows, ShuffledRows, documents_of
 from taskloom.online.outer_loss import Locality, OuterLoss, answer_nll
 from taskloom.online.trained_parameters import trained_parameters
+from taskloom.processes import gather, rank, sum_over, world_size
 from taskloom.recipe.online import MetaTrainSection
+from taskloom.shares import over_processes
 
 __all__ = ["MetaTrainer"]
 
 WEIGHTER = "weighter"
 BASE_FILE = "base.safetensors"
+NOTED = ("nll", "nll_gain", "kl")
 
 
 class MetaTrainer(StagedTrainer):
@@ -74,7 +81,8 @@ class MetaTrainer(StagedTrainer):
         self.locality, self.dev_locality = locality, dev_locality
         self.best_folder = best_folder
         self.on_validation = on_validation
-        self.batches = ShuffledRows(len(rows), settings.documents, args.seed)
+        # A batch for each process, one after the other.
+        self.batches = ShuffledRows(len(rows), settings.documents * world_size(), args.seed)
         super().__init__(
             model=weighter,
             args=args,
@@ -88,9 +96,9 @@ class MetaTrainer(StagedTrainer):
         self.names = list(trained_parameters(base, settings.layers))
         self._start = self._parameters()
         self._since_start = 0
-        self._step, self._batch = -1, 0
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._step, self._group = -1, 0
+        self._batches_of_step = 1
+        self._sums = torch.zeros(1 + len(NOTED), device=args.device)  # how many batches, and what was noted of them
 
     def _parameters(self) -> dict[str, Tensor]:
         # Values are replaced, never written to: nothing needs a copy.
@@ -108,27 +116,39 @@ class MetaTrainer(StagedTrainer):
             named[name].data = values[name]
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the batches of an epoch."""
-        loader = DataLoader(
-            self.rows,
-            batch_sampler=self.batches,
-            collate_fn=self.data_collator,
-        )
-        return self.accelerator.prepare(loader)
+        """Return the batches of an epoch in groups, one for each process; every process reads all of them."""
+        loader = DataLoader(self.rows, batch_sampler=self.batches, collate_fn=self._collated_group)
+        # As of one process: what `accelerator.prepare` would share out are whole groups.
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def _collated_group(self, rows: list[Any]) -> list[dict[str, Any]]:
+        size = self.settings.documents
+        return [self.data_collator(rows[first : first + size]) for first in range(0, len(rows), size)]
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Count the batches of an outer step: the last group of an epoch may be smaller."""
+        groups, items = super().get_batch_samples(*args, **kwargs)
+        self._batches_of_step = sum(len(group) for group in groups)
+        return groups, items
 
     # One batch
 
-    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Add the gradient of the outer loss to the weighter's, and leave the base model updated."""
+    def training_step(self, model: torch.nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Add the gradient of the outer loss to the weighter's, and leave the base model updated on the whole group."""
         model.train()
-        inputs = cast("dict[str, Any]", self._prepare_inputs(inputs))
+        group = cast("list[dict[str, Any]]", self._prepare_inputs(inputs))
         step = self.state.global_step
-        self._step, self._batch = step, self._batch + 1 if step == self._step else 0
-        # Each process has batches of its own: together they draw what one process would draw for all of them.
-        place = self._batch * self.accelerator.num_processes + self.accelerator.process_index
-        steps = self.current_gradient_accumulation_steps
+        self._step, self._group = step, self._group + 1 if step == self._step else 0
+        # All processes take part in each step: who has no batch takes the last once more, and adds nothing.
+        own, counts = min(rank(), len(group) - 1), float(rank() < len(group))
+        inputs, place = group[own], self._group * world_size() + own
+        steps = self._batches_of_step / world_size()  # the processes' gradients and losses are averaged
         with self.accelerator.autocast():
             weights = model(**inputs["documents"])
+            # The weights as their own processes have found them: dropout is another everywhere.
+            of_all = gather(weights.detach().cpu()) if world_size() > 1 else []
+            for number in range(own):
+                self._follow(group[number], of_all[number])
             outer = self._outer_loss(inputs, self.locality.draw((self.args.seed, step, place)))
             with torch.no_grad():
                 before = answer_nll(self.base, inputs["questions"])
@@ -144,15 +164,30 @@ class MetaTrainer(StagedTrainer):
                 first_order=self.settings.first_order,
             )
             loss, adjoint = updates.outer_gradient(outer)
-            self._note(nll=outer.nll, nll_gain=before - outer.nll, kl=outer.divergence)
+            noted = (torch.ones_like(before), outer.nll, before - outer.nll, outer.divergence)
+            self._sums += torch.stack([value.detach().float().to(self._sums.device) for value in noted]) * counts
             # The way back needs neither the updated parameters nor what locality compares with.
             self._carry_on(updates.parameters, len(inputs["questions"]["labels"]))
             updates.parameters.clear()
             del outer
             gradients = updates.pull_back(adjoint)
+            for number in range(own + 1, len(group)):
+                self._follow(group[number], of_all[number])
         norm = self._norm_term(weights, inputs["documents"]["attention_mask"])
-        torch.autograd.backward([*given, norm / steps], [*(gradient / steps for gradient in gradients), None])
-        return (loss + norm.detach()) / steps
+        of_step = [gradient / steps * counts for gradient in gradients]
+        torch.autograd.backward([*given, norm / steps * counts], [*of_step, None])
+        return (loss + norm.detach()) / steps * counts
+
+    def _follow(self, inputs: Mapping[str, Any], weights: Tensor) -> None:
+        """Update the base model on another process' batch."""
+        documents = len(inputs["questions"]["labels"])
+        if self._since_start + documents >= self.settings.reset_every:
+            self._carry_on({}, documents)  # it starts anew behind this batch
+            return
+        parts, given = self._updates(inputs["documents"], weights.to(self.args.device))
+        with torch.no_grad():
+            updated = updated_parameters(self.base, parts, given, self._inner_optimizer(), parameters=self.names)
+        self._carry_on(updated, documents)
 
     def _outer_loss(self, inputs: Mapping[str, Any], batches: Sequence[Mapping[str, Tensor]]) -> OuterLoss:
         moved = [self._prepare_inputs(dict(batch)) for batch in batches]
@@ -189,30 +224,48 @@ class MetaTrainer(StagedTrainer):
 
     # The log
 
-    def _note(self, **values: Tensor) -> None:
-        for name, value in values.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._count += 1
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what the outer loss is made of."""
-        if "loss" in logs and self._count:
-            logs |= {name: value.item() / self._count for name, value in self._sums.items()}
-            self._sums, self._count = {}, 0
+        if "loss" in logs:
+            count, *sums = sum_over(self._sums).tolist()
+            if count:
+                logs |= {name: value / count for name, value in zip(NOTED, sums, strict=True)}
+            self._sums.zero_()
         super().log(logs, start_time)
 
     # Validation
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Update on the validation documents from the start, and average the outer loss and its parts over batches."""
+        """Update on the validation documents from the start, and average the outer loss and its parts over batches.
+
+        Several processes share the stretches after which the base model starts anew.
+        """
         held = self._parameters()
-        since, self._since_start = self._since_start, 0
-        self._set_base(self._start)
+        since = self._since_start
         self.weighter.eval()
-        sums: dict[str, float] = {}
-        batches = list(range(0, len(self.dev), self.settings.documents))
-        for number, first in enumerate(batches):
+        found = [each for part in over_processes(self._validated, self._stretches(), shared=True) for each in part]
+        self._set_base(held)
+        self._since_start = since
+        means = {name: sum(each[name] for each in found) / len(found) for name in found[0]}
+        self.log({f"dev/{name}": value for name, value in means.items()})
+        if self.on_validation is not None and self.args.should_save:
+            self.on_validation(self.state.global_step)
+        metrics = {f"eval_{name}": value for name, value in means.items()}
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _stretches(self) -> list[list[int]]:
+        """Return the numbers of the validation batches, those together between which the base model goes on."""
+        size = self.settings.documents
+        each = -(-self.settings.reset_every // size)
+        numbers = range(-(-len(self.dev) // size))
+        return [list(numbers[first : first + each]) for first in range(0, len(numbers), each)]
+
+    def _validated(self, numbers: list[int]) -> list[dict[str, float]]:
+        self.reset_base()
+        found = []
+        for number in numbers:
+            first = number * self.settings.documents
             last = min(first + self.settings.documents, len(self.dev))
             inputs: Any = self._prepare_inputs(self.data_collator([self.dev[place] for place in range(first, last)]))
             with torch.no_grad(), self.accelerator.autocast():
@@ -223,18 +276,10 @@ class MetaTrainer(StagedTrainer):
                 updated = updated_parameters(self.base, parts, given, self._inner_optimizer(), parameters=self.names)
                 self._set_base(updated)
                 loss = outer(self.base) + self._norm_term(weights, inputs["documents"]["attention_mask"])
-            found = {"loss": loss, "nll": outer.nll, "nll_gain": before - outer.nll, "kl": outer.divergence}
-            sums = {name: sums.get(name, 0.0) + value.item() for name, value in found.items()}
+            values = {"loss": loss, "nll": outer.nll, "nll_gain": before - outer.nll, "kl": outer.divergence}
+            found.append({name: value.item() for name, value in values.items()})
             self._carry_on(updated, last - first)
-        self._set_base(held)
-        self._since_start = since
-        means = {name: value / len(batches) for name, value in sums.items()}
-        self.log({f"dev/{name}": value for name, value in means.items()})
-        if self.on_validation is not None and self.args.should_save:
-            self.on_validation(self.state.global_step)
-        metrics = {f"eval_{name}": value for name, value in means.items()}
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return found
 
     def _determine_best_metric(self, metrics: Mapping[str, float], trial: Any) -> bool:
         is_best = super()._determine_best_metric(metrics=dict(metrics), trial=trial)
@@ -258,7 +303,8 @@ class MetaTrainer(StagedTrainer):
     # Checkpoints
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        self.weighter.save(Path(output_dir or self.checkpoints) / WEIGHTER)
+        if self.args.should_save:
+            self.weighter.save(Path(output_dir or self.checkpoints) / WEIGHTER)
 
     def _complete_checkpoint(self, folder: Path) -> None:
         values = {"since_start": torch.tensor(self._since_start)}

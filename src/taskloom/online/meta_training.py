@@ -16,6 +16,7 @@ from taskloom.online.meta_batches import LocalityTexts, MetaCollator, MetaRows
 from taskloom.online.meta_trainer import MetaTrainer
 from taskloom.online.questions import QuestionSet
 from taskloom.online.trainings import Precision, begin, run_trainer, training_arguments
+from taskloom.processes import barrier, world_size
 from taskloom.recipe.online import MetaTrainSection
 
 __all__ = ["WEIGHTER_FOLDER", "MetaTrainResult", "meta_train"]
@@ -91,7 +92,8 @@ def meta_train(
         **options: its fields one by one, such as ``inner_lr=5e-4``.
 
     Raises:
-        RecipeError: fp16, whose narrow range would need gradients scaled within the updates.
+        RecipeError: fp16, whose narrow range would need gradients scaled within the updates; or several processes that
+            cannot share the batches of an outer step.
         RunError: `folder` holds a training already and `resume` is off.
         ValueError: a setting is out of range, there is no locality text, or there are no questions.
         KeyboardInterrupt: the training was interrupted; a checkpoint has been written if there is a `folder`.
@@ -99,6 +101,11 @@ def meta_train(
     settings = _settings(settings, options)
     if precision == "fp16":
         raise RecipeError("training.precision: fp16 is too narrow for the gradients of updates. Use float32 or bf16.")
+    if settings.accumulation % world_size():
+        raise RecipeError(
+            f"meta_train.accumulation: {settings.accumulation} batches an outer step cannot be shared by "
+            f"{world_size()} processes. Make it a multiple of their number, or launch fewer"
+        )
     collator = collator or QACollator(tokenizer)
     rows = MetaRows(train, tokenizer, max_document_length, long_documents)
     dev_rows = MetaRows(dev, tokenizer, max_document_length, long_documents, settings.validation_documents)
@@ -126,7 +133,7 @@ def meta_train(
                 num_train_epochs=settings.epochs,
                 max_steps=settings.max_steps,
                 per_device_train_batch_size=settings.documents,
-                gradient_accumulation_steps=settings.accumulation,
+                gradient_accumulation_steps=settings.accumulation // world_size(),
                 learning_rate=settings.outer_lr,
                 max_grad_norm=settings.max_grad_norm,
                 eval_steps=settings.validate_every,
@@ -154,6 +161,7 @@ def meta_train(
             state = run_trainer(trainer, beginning)
         finally:
             trainer.reset_base()
+        barrier()  # the main process has written the best weighter
     history = [
         {"step": entry["step"]} | {name: entry[f"dev/{name}"] for name in ("loss", "nll", "nll_gain", "kl")}
         for entry in state.log_history

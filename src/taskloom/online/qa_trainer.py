@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
@@ -19,12 +20,17 @@ from taskloom.online.qa import answer_losses
 from taskloom.online.qa_history import METRICS, best_value, is_out_of_patience
 from taskloom.online.qa_scores import score_questions
 from taskloom.online.questions import Question
+from taskloom.processes import world_size
+from taskloom.shares import own_positions
+from taskloom.tasks.encoding import IGNORED
 
 __all__ = ["QATrainer"]
 
 
 class QATrainer(StagedTrainer):
     """Train on the answers of questions, each token of an optimizer step alike.
+
+    Several processes share each batch, and the dev questions, and do what one does.
 
     Args:
         model: a causal language model, plain or wrapped by PEFT; parameters that require gradients train.
@@ -70,6 +76,7 @@ class QATrainer(StagedTrainer):
         self.generate = generate
         self.saves = saves
         self.batches = _ShuffledBatches(train, args.train_batch_size, args.gradient_accumulation_steps, args.seed)
+        args.ddp_find_unused_parameters = True  # not all that a language model has is used in each batch
         super().__init__(
             model=model,
             args=args,
@@ -83,13 +90,21 @@ class QATrainer(StagedTrainer):
         self.add_callback(BatchSchedule(self.batches))
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the batches of an epoch."""
+        """Return the batches of an epoch, or this process' share of each."""
         loader = DataLoader(
             self.train_dataset,  # pyright: ignore[reportArgumentType]
             batch_sampler=self.batches,
-            collate_fn=self.data_collator,
+            collate_fn=self._collated_share,
         )
-        return self.accelerator.prepare(loader)
+        # As of one process: what `accelerator.prepare` would share out are whole batches.
+        return prepare_data_loader(loader, self.args.device, num_processes=1, process_index=0, put_on_device=True)
+
+    def _collated_share(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        own, counts = own_positions(len(questions))
+        batch = self.collator([questions[position] for position in own])
+        if not counts:  # a batch of fewer questions than processes: this one's are those of another
+            batch["labels"] = torch.full_like(batch["labels"], IGNORED)
+        return batch
 
     def compute_loss(
         self,
@@ -98,6 +113,8 @@ class QATrainer(StagedTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
+        if world_size() > 1 and not (inputs["labels"] != IGNORED).any():  # nothing of its own; yet all take part
+            return model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.sum() * 0.0
         # The count is that of all processes, whose gradients are averaged.
         return answer_losses(model, inputs).sum() / num_items_in_batch * self.accelerator.num_processes
 
@@ -112,6 +129,7 @@ class QATrainer(StagedTrainer):
             generate=self.generate,
             batch_size=self.args.eval_batch_size,
             collator=self.collator,
+            shared=True,
         ).metrics()
         self.log({f"dev/{name}": value for name, value in scores.items()})
         history = evaluations(self.state)
@@ -139,7 +157,8 @@ class QATrainer(StagedTrainer):
             super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        save_trained(self.network, Path(output_dir or self.checkpoints))
+        if self.args.should_save:
+            save_trained(self.network, Path(output_dir or self.checkpoints))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         load_trained(self.network, Path(resume_from_checkpoint))

@@ -94,7 +94,7 @@ def tune_qa(
             ``best-exact-match``, each of which `AutoModelForCausalLM.from_pretrained` loads. None keeps all in memory.
         epochs: most passes over `train`.
         max_steps: most optimizer steps; -1 leaves it to `epochs`.
-        batch_size: questions a batch.
+        batch_size: questions a batch, of all processes together.
         accumulation: batches an optimizer step.
         learning_rate: a constant one.
         optimizer: its name; Adafactor without its own step sizes, as published. There is no weight decay.

@@ -7,13 +7,16 @@ FOLDER/
 Entries are written as documents come; those after the checkpoint are dropped when the stream is taken up again, and
 their documents applied again, to the model as it was before them. Documents are told apart by their text, so a stream
 may be given again from its beginning (a folder, a file) or from where it stopped (standard input).
+
+Of several processes the main one reads the stream, tells the others each document, and writes; all make the same
+updates, so that they can share what comes between these, such as the answers to questions.
 """
 
 import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from taskloom.interrupts import Interrupts
 from taskloom.metrics_log import MetricsLog
 from taskloom.online.adaptation import Adaptation, Update
 from taskloom.online.stream import StreamItem
+from taskloom.processes import any_of, is_main, on_main, world_size
 from taskloom.storage import remove_partial, staged_folder
 
 __all__ = ["DivergedError", "StreamCounts", "StreamRun"]
@@ -97,21 +101,27 @@ class StreamRun:
         self._failures = 0
         self._under_way = False
         if folder is not None:
+            self._take_up(folder, resume)
+
+    def _take_up(self, folder: Path, resume: bool) -> None:
+        assert self.log is not None
+        log = self.log
+
+        def made_ready() -> tuple[Path | None, int, list[dict[str, Any]]]:
             folder.mkdir(parents=True, exist_ok=True)
             remove_partial(folder)
-            self._take_up(_latest(folder / "checkpoints") if resume else None)
+            checkpoint = _latest(folder / "checkpoints") if resume else None
+            position = {"entries": 0} if checkpoint is None else json.loads((checkpoint / POSITION_FILE).read_text())
+            log.truncate(int(position["entries"]))
+            return checkpoint, int(position["entries"]), log.read()
 
-    def _take_up(self, checkpoint: Path | None) -> None:
-        assert self.log is not None
-        entries = 0
+        checkpoint, entries, handled = on_main(made_ready)
         if checkpoint is not None:
-            entries = int(json.loads((checkpoint / POSITION_FILE).read_text("utf-8"))["entries"])
             try:
                 self.adaptation.load_state_dict(load_file(checkpoint / STATE_FILE))
             except ValueError as error:
                 raise RunError(f"{checkpoint}: {error}. Choose another folder with output=FOLDER") from error
-        self.log.truncate(entries)
-        for entry in self.log.read():
+        for entry in handled:
             self._count(entry)
         if self._entries != entries:
             raise RunError(
@@ -136,14 +146,15 @@ class StreamRun:
         """
         seen: Counter[str] = Counter()
         saved = self._entries
-        stream, end = iter(items), object()
+        stream = iter(items)
         message = "Stopping after this document. Interrupt again to stop at once."
-        interrupts = Interrupts(lambda: self.console.print(message))
+        # A launcher passes on the interrupt that the terminal sent to its processes as well.
+        interrupts = Interrupts(lambda: self.console.print(message), 5.0 if world_size() > 1 else 0.0)
         interrupts.watch()
         try:
-            while not interrupts.requested:
+            while not any_of(interrupts.requested):
                 with interrupts.waiting():  # standard input may keep us waiting
-                    item = next(stream, end)
+                    item = on_main(lambda: _next(stream))
                 if not isinstance(item, StreamItem):
                     break
                 key = f"{epoch}:{item.digest or f'{item.name} {item.reason}'}"
@@ -180,7 +191,7 @@ class StreamRun:
         else:
             entry |= self._apply(item.text)
         self._count(entry)
-        if self.log is not None:
+        if self.log is not None and is_main():
             self.log.append({"step": self._entries, **entry})
         if self._failures >= MOST_FAILURES:
             raise DivergedError(
@@ -217,7 +228,7 @@ class StreamRun:
 
     def save(self) -> None:
         """Write a checkpoint, and only then remove the one before it."""
-        if self.checkpoints is None:
+        if self.checkpoints is None or not is_main():
             return
         final = self.checkpoints / f"stream-{self._entries}"
         if not final.exists():
@@ -241,6 +252,10 @@ def _summary(updates: list[Update]) -> dict[str, Any]:
         "mean_weight": sum(update.mean_weight * update.tokens for update in updates) / tokens,
         "grad_norm": norms[-1] if norms else None,
     }
+
+
+def _next(stream: Iterator[StreamItem]) -> StreamItem | None:
+    return next(stream, None)
 
 
 def _latest(checkpoints: Path) -> Path | None:

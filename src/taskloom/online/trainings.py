@@ -14,6 +14,7 @@ from taskloom.callbacks import GracefulStop, MetricsWriter, ProgressLine
 from taskloom.checkpoints import StagedTrainer
 from taskloom.errors import RecipeError, RunError
 from taskloom.metrics_log import MetricsLog
+from taskloom.processes import lost_processes, on_main
 from taskloom.storage import latest_checkpoint, remove_partial
 
 __all__ = ["Beginning", "Precision", "begin", "run_trainer", "training_arguments"]
@@ -41,7 +42,7 @@ class Beginning:
         self.callbacks: list[TrainerCallback] = [self.stop, self.progress]
         if folder is not None:
             log = MetricsLog(folder / "metrics.jsonl")
-            log.truncate(-1 if checkpoint is None else self.state.global_step)
+            on_main(lambda: log.truncate(-1 if checkpoint is None else self.state.global_step))
             self.callbacks.append(MetricsWriter(log.append))
 
 
@@ -54,12 +55,16 @@ def begin(folder: Path | None, resume: bool, console: Console | None) -> Beginni
     transformers_logging.disable_progress_bar()  # one line of progress is enough, and it is ours
     if folder is None:
         return Beginning(None, None, console)
+    return Beginning(folder, on_main(lambda: _made_ready(folder, resume)), console)
+
+
+def _made_ready(folder: Path, resume: bool) -> Path | None:
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = latest_checkpoint(folder / "checkpoints")
     if checkpoint is not None and not resume:
         raise RunError(f"{folder}: holds a training already. Continue it with `resume`, or choose another folder.")
     remove_partial(folder)
-    return Beginning(folder, checkpoint, console)
+    return checkpoint
 
 
 def run_trainer(trainer: StagedTrainer, beginning: Beginning) -> TrainerState:
@@ -74,7 +79,8 @@ def run_trainer(trainer: StagedTrainer, beginning: Beginning) -> TrainerState:
         trainer.restore(checkpoint, state)
         return state
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with lost_processes("The same command with --resume goes on from the last checkpoint."):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     finally:
         beginning.progress.stop()
         beginning.stop.restore()

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from taskloom.online.stream import STDIN, StreamItem, digest, read_stream
 from taskloom.online.stream_run import DivergedError, StreamCounts, StreamRun
 from taskloom.online.trained_parameters import train_only
 from taskloom.plain_json import to_json
+from taskloom.processes import is_main, main_first, on_main
 from taskloom.progress import counted
 from taskloom.recipe import Recipe
 from taskloom.report.token_weights import TokenWeights
@@ -66,10 +68,11 @@ def adapt_stage(
         UserError: a mistake in the recipe, the data or the run folder.
         KeyboardInterrupt: the run was interrupted; a checkpoint has been written.
     """
-    console = Console(quiet=quiet, stderr=True)
+    console = Console(quiet=quiet or not is_main(), stderr=True)
     folder = stage_folder(recipe, "adapt")
-    RunFolder.refuse_unusable(folder, resume)
-    stage = AdaptStage(recipe, documents, strict, console)
+    on_main(lambda: RunFolder.refuse_unusable(folder, resume))
+    with main_first():
+        stage = AdaptStage(recipe, documents, strict, console)
     with RunFolder.create(folder, stage_recipe(recipe, "adapt"), resume) as run:
         if run.finished:
             console.print(f"{run.path} is finished: there is nothing to resume.")
@@ -77,7 +80,8 @@ def adapt_stage(
             try:
                 stage.run(run)
             except DivergedError:
-                if not resume:  # then nothing is worth keeping, and lower rates can be tried in the same folder
+                # Then nothing is worth keeping, and lower rates can be tried in the same folder.
+                if not resume and is_main():
                     shutil.rmtree(run.checkpoints, ignore_errors=True)
                 raise
     return run
@@ -177,14 +181,17 @@ class AdaptStage:
                 f"{run.path}: the adapted model's nll is not finite: it has diverged. Lower adapt.learning_rate, and "
                 "choose another folder with output=FOLDER"
             )
-        with staged_folder(run.model_folder) as folder:
-            merged: Any = self.model.merge_and_unload() if isinstance(self.model, PeftModel) else self.model
-            merged.save_pretrained(folder)
-            self.tokenizer.save_pretrained(str(folder))
+        on_main(lambda: self._save(run.model_folder))
         run.write_scores({"learning_rate": rate, "documents": vars(counts), "before": before, "after": after})
         run.mark_finished()
         self._report(before, after)
         self.console.print(f"Run folder: {run.path}")
+
+    def _save(self, model_folder: Path) -> None:
+        with staged_folder(model_folder) as folder:
+            merged: Any = self.model.merge_and_unload() if isinstance(self.model, PeftModel) else self.model
+            merged.save_pretrained(folder)
+            self.tokenizer.save_pretrained(str(folder))
 
     # The stream
 
@@ -272,9 +279,10 @@ class AdaptStage:
                 continue
             path = folder / "answers" / f"{name}{'' if kind == 'stream' else '-unrelated'}.csv"
             scores = path.with_suffix(".json")
-            if not scores.is_file():
-                write_atomically(scores, to_json(self._score(questions, path, console), indent=2) + "\n")
-            found[kind] = json.loads(scores.read_text("utf-8"))
+            if not on_main(scores.is_file):
+                text = to_json(self._score(questions, path, console), indent=2) + "\n"
+                on_main(partial(write_atomically, scores, text))
+            found[kind] = on_main(lambda scores=scores: json.loads(scores.read_text("utf-8")))
         return found
 
     def _asked_unrelated(self) -> list[Question]:
@@ -290,13 +298,14 @@ class AdaptStage:
             batch_size=answers.batch_size,
             collator=self.collator,
             console=console,
+            shared=True,
             beams=answers.beams,
             groups=answers.groups,
             diversity=answers.diversity,
             top_k=answers.top_k,
             max_new_tokens=answers.max_new_tokens,
         )
-        scores.write_csv(path)
+        on_main(partial(scores.write_csv, path))
         return scores.metrics()
 
     def _train(self, layers: int | None, field: str) -> None:

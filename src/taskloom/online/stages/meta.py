@@ -24,6 +24,7 @@ from taskloom.online.stages.parts import (
 from taskloom.online.texts import read_texts
 from taskloom.online.trained_parameters import trained_parameters
 from taskloom.plain_json import to_json
+from taskloom.processes import is_main, on_main
 from taskloom.recipe import Recipe
 from taskloom.report.token_weights import TokenWeights, token_weights_html, token_weights_png
 from taskloom.runs import RunFolder
@@ -39,9 +40,9 @@ def meta_train_stage(recipe: Recipe, resume: bool = False, quiet: bool = False) 
         UserError: a mistake in the recipe, the data or the run folder.
         KeyboardInterrupt: the run was interrupted; a checkpoint has been written.
     """
-    console = Console(quiet=quiet, stderr=True)
+    console = Console(quiet=quiet or not is_main(), stderr=True)
     folder, settings = stage_folder(recipe, "meta-train"), recipe.meta_train
-    RunFolder.refuse_unusable(folder, resume)
+    on_main(lambda: RunFolder.refuse_unusable(folder, resume))
     train = read_role(recipe, "meta_train", "meta-train")
     dev = read_role(recipe, "meta_dev", "meta-train")
     web, web_dev = _web_text(recipe)

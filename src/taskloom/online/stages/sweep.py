@@ -10,6 +10,7 @@ from typing import Any
 
 from taskloom.errors import RunError
 from taskloom.online.stream_run import DivergedError
+from taskloom.processes import is_main, on_main
 from taskloom.storage import write_atomically
 
 __all__ = ["choose_rate"]
@@ -36,13 +37,15 @@ def choose_rate(
         RunError: every rate diverged.
     """
     path = folder / "sweep.csv"
-    done = {float(row["learning_rate"]): row for row in _read(path)}
+    done = {float(row["learning_rate"]): row for row in on_main(lambda: _read(path))}
     rows: list[dict[str, Any]] = []
     for rate in rates:
         row = done.get(rate)
         if row is None:
             row = {"learning_rate": rate, **_tried(trial, rate, _trial_folder(folder, rate))}
         rows.append(row)
+        if not is_main():
+            continue
         _write(path, rows)
         # They are as large as the model and its optimizer, and of use only to a trial that is not done.
         shutil.rmtree(_trial_folder(folder, rate) / "checkpoints", ignore_errors=True)

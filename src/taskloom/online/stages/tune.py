@@ -12,6 +12,7 @@ from taskloom.online.stages.parts import (
     stage_recipe,
 )
 from taskloom.online.trained_parameters import train_only
+from taskloom.processes import is_main, on_main
 from taskloom.recipe import Recipe
 from taskloom.runs import RunFolder
 
@@ -25,9 +26,9 @@ def tune(recipe: Recipe, resume: bool = False, quiet: bool = False) -> RunFolder
         UserError: a mistake in the recipe, the data or the run folder.
         KeyboardInterrupt: the run was interrupted; a checkpoint has been written.
     """
-    console = Console(quiet=quiet, stderr=True)
+    console = Console(quiet=quiet or not is_main(), stderr=True)
     folder, settings = stage_folder(recipe, "tune-qa"), recipe.tune_qa
-    RunFolder.refuse_unusable(folder, resume)
+    on_main(lambda: RunFolder.refuse_unusable(folder, resume))
     train = read_role(recipe, "qa_train", "tune-qa").questions
     dev = read_role(recipe, "qa_dev", "tune-qa").questions
     model, tokenizer = load_model(recipe, recipe.model.path, "model.path")
