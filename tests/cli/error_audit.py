@@ -308,7 +308,7 @@ CASES = [
     Case(
         "gold file that is missing",
         ["evaluate", "squad", "gold.json", "p.json"],
-        ["gold.json: there is no such file"],
+        ["no file 'gold.json'"],
         content("p.json", "{}"),
     ),
     Case(

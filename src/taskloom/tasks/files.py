@@ -135,8 +135,9 @@ def require_file(path: Path) -> None:
         missing = missing.parent
     kind = "file" if missing == path else "folder"
     siblings = sorted(entry.name for entry in missing.parent.iterdir() if not entry.name.startswith("."))
-    where = "there is no such file" if kind == "file" else f"there is no folder '{missing}'"
-    raise DataError(f"{path}: {where}.{did_you_mean(missing.name, siblings)}")
+    raise DataError(
+        f"no {kind} '{missing.name}' in {missing.parent} (looking for {path}).{did_you_mean(missing.name, siblings)}"
+    )
 
 
 def _quoted_records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
