@@ -177,9 +177,8 @@ def plain_outer_loss(model, base, rows, batches, settings):
 def test_a_batch_s_loss_and_its_slope(tmp_path, kind, options):
     model, base = weighter(), base_model(kind)
     made = trainer(tmp_path, model, base, **options)
-    made.current_gradient_accumulation_steps = 1
     places = [1, 0]
-    loss = made.training_step(model, batch_of(made, places))
+    loss = made.training_step(model, [batch_of(made, places)])
     made.reset_base()
     rows, batches = [made.rows[place] for place in places], made.locality.draw((4, 0, 0))
     batches = batches if made.settings.kl_weight else []
@@ -212,8 +211,7 @@ def test_first_order_leaves_the_hessians_out(tmp_path):
     for first_order in (True, False):
         model = weighter()
         made = trainer(tmp_path, model, base_model(), first_order=first_order, inner_steps=2)
-        made.current_gradient_accumulation_steps = 1
-        made.training_step(model, batch_of(made, [0, 2]))
+        made.training_step(model, [batch_of(made, [0, 2])])
         gradients.append(torch.cat([p.grad.flatten() for p in model.head.parameters()]))
     assert 0.5 < cosine_similarity(*gradients, dim=0) < 1 - 1e-6
 
@@ -242,12 +240,11 @@ def test_the_base_model_is_left_as_it_was(tmp_path):
 def test_the_weighter_drops_out_in_training_alone(tmp_path):
     model = weighter(dropout=0.3)
     made = trainer(tmp_path, model, base_model(), reset_every=2)
-    made.current_gradient_accumulation_steps = 1
 
     def loss(seed):
         torch.manual_seed(seed)
         made._step = -1
-        return made.training_step(model, batch_of(made, [0, 1])).item()
+        return made.training_step(model, [batch_of(made, [0, 1])]).item()
 
     assert loss(0) == loss(0) != loss(1)
     assert made.evaluate() == made.evaluate()
@@ -294,8 +291,7 @@ def test_a_last_short_group_of_batches_is_averaged_over_what_it_has(tmp_path):
     single = []
     for places in made.batches:
         model.zero_grad()
-        made.current_gradient_accumulation_steps = 1
-        made.training_step(model, batch_of(made, places))
+        made.training_step(model, [batch_of(made, places)])
         single.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     first, last = recorder.gradients
     for name in last:
@@ -364,8 +360,7 @@ def test_bf16_is_of_all_passes_and_of_no_parameters(tmp_path):
         types = set()
         base.lm_head.register_forward_hook(lambda _m, _a, out, types=types: types.add(out.dtype))
         made = trainer(tmp_path, model, base, precision=precision)
-        made.current_gradient_accumulation_steps = 1
-        loss = made.training_step(model, batch_of(made, [1, 0]))
+        loss = made.training_step(model, [batch_of(made, [1, 0])])
         gradient = torch.cat([p.grad.flatten() for p in model.head.parameters()])
         metrics = made.evaluate()
         assert types == {torch.float32 if precision == "float32" else torch.bfloat16}
