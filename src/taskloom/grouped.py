@@ -20,6 +20,7 @@ from taskloom.affinity.folder import AFFINITY_FOLDER
 from taskloom.build import build_suite
 from taskloom.errors import RunError
 from taskloom.inference import Scores, mean_score
+from taskloom.processes import is_main, on_main
 from taskloom.recipe import Recipe, differences
 from taskloom.report import score_markdown, score_table
 from taskloom.runs import RunFolder
@@ -45,8 +46,8 @@ def fit_groups(recipe: Recipe, resume: bool = False, quiet: bool = False) -> Run
         KeyboardInterrupt: the run was interrupted; a checkpoint has been written.
     """
     assert recipe.groups is not None
-    RunFolder.refuse_unusable(recipe.output, resume)
-    console = Console(quiet=quiet, stderr=True)
+    on_main(lambda: RunFolder.refuse_unusable(recipe.output, resume))
+    console = Console(quiet=quiet or not is_main(), stderr=True)
     suite = build_suite(recipe)
     groups = read_groups(recipe.groups, suite)
     with RunFolder.create(recipe.output, recipe, resume) as run:
@@ -90,7 +91,8 @@ class _Plan:
         if key not in self._trained:
             self.console.print(f"[bold]{name}[/bold]: {', '.join(tasks)}")
             recipe = self._recipe(name, tasks)
-            self._trained[key] = fit(recipe, resume=(recipe.output / "recipe.yaml").is_file(), quiet=self.quiet)
+            begun = on_main(lambda: (recipe.output / "recipe.yaml").is_file())
+            self._trained[key] = fit(recipe, resume=begun, quiet=self.quiet)
         return self._trained[key]
 
     def _recipe(self, name: str, tasks: Sequence[str]) -> Recipe:

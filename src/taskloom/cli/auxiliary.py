@@ -60,7 +60,7 @@ def _one(recipe: Recipe, resume: bool, quiet: bool, as_json: bool) -> None:
     from taskloom.fit import fit
 
     run = fit(recipe, resume=resume, quiet=quiet or as_json)
-    if as_json and is_main():
+    if as_json:
         print_json({"run": str(run.path), **run.read_scores()})
 
 

@@ -9,6 +9,7 @@ from taskloom.cli.completion import complete_scored
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
 from taskloom.errors import UserError
+from taskloom.processes import is_main
 
 __all__ = ["evaluate"]
 
@@ -100,7 +101,7 @@ def _evaluate_run(run: Path, split: str, save: Path | None, as_json: bool) -> No
             for task, metrics in scores.items()
         ]
         print_table(("task", split), rows)
-    if save is not None:
+    if save is not None and is_main():
         typer.echo(f"Generated answers: {save}", err=True)
 
 

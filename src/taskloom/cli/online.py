@@ -167,7 +167,7 @@ def _run(verb: str, recipe: str, arguments: list[str], as_json: bool, run: Calla
             command = shlex.join([*launch_command(), "online", verb, recipe, *arguments, "--resume"])
             typer.echo(f"interrupted. Continue with: {command}", err=True)
         raise typer.Exit(130) from None
-    if as_json and is_main():
+    if as_json:
         print_json({"run": str(done.path), **done.read_scores()})
 
 

@@ -1,4 +1,4 @@
-"""What verbs print on stdout: one JSON object, or a plain table."""
+"""What verbs print on stdout: one JSON object, or a plain table; of several processes the main one speaks."""
 
 import io
 import os
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from taskloom.plain_json import to_json
+from taskloom.processes import is_main
 
 __all__ = ["JsonOption", "print_json", "print_table", "speak_utf8", "styled"]
 
@@ -19,11 +20,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 def print_json(value: Any) -> None:
     """Print `value` as one JSON document on stdout."""
+    if not is_main():
+        return
     typer.echo(to_json(value, indent=2))
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print rows of text under `headers`: wrapped to a terminal's width, one line each in a pipe or file."""
+    if not is_main():
+        return
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 1000

@@ -42,5 +42,5 @@ def train(
         if is_main() and (checked.output / "recipe.yaml").is_file():
             typer.echo(f"interrupted. Continue with: {resume_command(checked.output)}", err=True)
         raise typer.Exit(130) from None
-    if as_json and is_main():
+    if as_json:
         print_json({"run": str(run.path), **run.read_scores()})
