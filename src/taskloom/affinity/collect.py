@@ -298,7 +298,7 @@ def _shared_out(shards: Sequence[ShardName], processes: int) -> list[list[ShardN
         least = sizes.index(min(sizes))
         shares[least].append(shard)
         sizes[least] += _examples([shard])
-    return shares
+    return [sorted(share, key=lambda shard: (shard.task, shard.split, shard.start)) for share in shares]
 
 
 def _examples(shards: Sequence[ShardName]) -> int:
