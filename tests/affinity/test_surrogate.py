@@ -1,6 +1,7 @@
 """The surrogate against independent solvers: scikit-learn, SciPy, and the closed form of ridge regression."""
 
 import math
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import f1_score, matthews_corrcoef
 
-from taskloom.affinity import GradientTable, SubsetSurrogate, TaskGradients
-from taskloom.affinity.solver import Basis, TaskStatistics
+from taskloom.affinity import GradientTable, SubsetSurrogate, TaskGradients, solver
+from taskloom.affinity.task_statistics import Basis, TaskStatistics
 from taskloom.errors import DataError
 from tests.affinity.support import DIMENSIONS, SIZES, logistic, squared, table
 
@@ -112,6 +113,21 @@ def test_memory_bound_start_and_order_do_not_change_the_answer():
     torch.testing.assert_close(started, whole, rtol=1e-6, atol=1e-8)
     turned = surrogate.fit([tuple(reversed(subset)) for subset in reversed(subsets)]).flip(0)
     torch.testing.assert_close(turned, whole, rtol=1e-7, atol=1e-9)
+
+
+def test_slow_problems_get_their_hessians_as_many_at_a_time_as_the_memory_holds(monkeypatch):
+    subsets = [tasks for size in (1, 2) for tasks in combinations("abc", size)]
+    source = table(kinds=("logistic",))
+    whole = SubsetSurrogate(source, tolerance=1e-9).fit(subsets)
+    held, real = [], solver._Problem.hessian
+    monkeypatch.setattr(solver, "REFRESH", 1)
+    monkeypatch.setattr(solver._Problem, "hessian", lambda self: held.append(len(self.coefficients)) or real(self))
+    monkeypatch.setattr(solver, "bytes_a_subset", lambda dimensions, examples, exact: 3 if exact else 1)
+    found = SubsetSurrogate(source, tolerance=1e-9).fit(subsets)
+    torch.testing.assert_close(found, whole, rtol=1e-7, atol=1e-9)
+    # Two of six problems at a time; a Hessian a step, until a step makes all converge.
+    assert max(held) == 2
+    assert sum(held) >= 6
 
 
 def test_separable_large_and_tiny_problems_converge():

@@ -22,70 +22,15 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from taskloom.affinity.lbfgs import HISTORY, ExactInverse, Memory, RotatedInverse
+from taskloom.affinity.task_statistics import Basis, TaskStatistics
 
-__all__ = ["Basis", "Solution", "TaskStatistics", "bytes_a_subset", "solve"]
+__all__ = ["Solution", "bytes_a_subset", "solve"]
 
 REFRESH = 40  # steps after which a problem's Hessian is computed again
 ROUGH = 1e-5  # the tolerance that single precision reaches safely
 # A step is long enough once the slope along it has fallen to this share of its start, and too long once it has risen
 # to that share beyond the minimum. Slopes, unlike values, keep their precision next to the minimum (Hager, Zhang 2005).
 TOO_SHORT, TOO_LONG = -0.7, 0.25
-
-
-@dataclass(frozen=True)
-class TaskStatistics:
-    """A task's share of every subset's problem.
-
-    Attributes:
-        gradients: ``[examples, d]``, as stored.
-        outputs: ``[examples]``, float64.
-        weight: the factor of its sum of losses.
-        gradient: ``[d]``, of the weighted sum of losses at ``c = 0``.
-        hessian: ``[d, d]``, of the same.
-        rounding: what rounding alone may leave of `gradient`.
-        quadratic: whether the Hessian is the same everywhere, so that the examples are not needed again.
-    """
-
-    gradients: Tensor
-    outputs: Tensor
-    weight: float
-    gradient: Tensor
-    hessian: Tensor
-    rounding: float
-    quadratic: bool
-
-    @classmethod
-    def of(cls, gradients: Tensor, outputs: Tensor, labels: Tensor, loss: str, weight: float) -> "TaskStatistics":
-        rows, outputs = gradients.double(), outputs.double()
-        if loss == "squared":
-            slopes, curvatures = outputs - labels.double(), torch.ones_like(outputs)
-        else:
-            slopes = -torch.sigmoid(-outputs)
-            curvatures = -slopes * (1 + slopes)
-        hessian = weight * (rows.T @ (rows * curvatures[:, None]))
-        rounding = torch.finfo(torch.float64).eps * weight * float(slopes.abs() @ rows.norm(dim=1))
-        return cls(gradients, outputs, weight, weight * (slopes @ rows), hessian, rounding, loss == "squared")
-
-
-@dataclass(frozen=True)
-class Basis:
-    """What makes all tasks' Hessians about diagonal, once for all problems.
-
-    Attributes:
-        vectors: ``[d, d]``, the eigenvectors of the tasks' sum.
-        diagonals: ``[tasks, d]``, each Hessian's diagonal in them.
-    """
-
-    vectors: Tensor
-    diagonals: Tensor
-
-    @classmethod
-    def of(cls, tasks: Sequence[TaskStatistics]) -> "Basis":
-        total = torch.zeros_like(tasks[0].hessian)
-        for task in tasks:
-            total += task.hessian
-        _, vectors = torch.linalg.eigh(total)
-        return cls(vectors, torch.stack([((task.hessian @ vectors) * vectors).sum(0) for task in tasks]))
 
 
 @dataclass(frozen=True)
@@ -96,9 +41,16 @@ class Solution:
     excess: Tensor
 
 
-def bytes_a_subset(dimensions: int, examples: int) -> int:
-    """Return the memory (bytes) that one subset with so many examples takes while it is solved."""
-    return 8 * (3 * dimensions**2 + (2 * HISTORY + 8) * dimensions + 6 * examples)
+def bytes_a_subset(dimensions: int, examples: int, exact: bool) -> int:
+    """Return the memory (bytes) that one subset with so many examples takes while it is solved.
+
+    Args:
+        dimensions: of the projected gradients.
+        examples: the training examples of the subset's tasks.
+        exact: whether its Hessian is held, with its factor, as where tasks have the squared loss.
+    """
+    hessians = 3 * dimensions**2 if exact else 0
+    return 8 * (hessians + (2 * HISTORY + 8) * dimensions + 6 * examples)
 
 
 def solve(
@@ -153,7 +105,24 @@ def solve(
             rough = _descend(single, RotatedInverse(vectors.float(), diagonal.float()), roughly, REFRESH)
             found = rough.coefficients.double()
             begin = torch.where(found.isfinite().all(1, keepdim=True), found, begin)
-    return _descend(_Problem(members, holders, begin), inverse, allowed, max_steps)
+            del single
+    exact = isinstance(inverse, ExactInverse)
+    solution = _descend(
+        _Problem(members, holders, begin), inverse, allowed, max_steps if exact else min(REFRESH, max_steps)
+    )
+    if exact or max_steps <= REFRESH:
+        return solution
+    # Hessians of those that are left: as many at a time as take the memory that all problems took without them.
+    examples = sum(len(task.outputs) * len(rows) for task, rows in zip(members, holders, strict=True)) // len(subsets)
+    share = len(subsets) * bytes_a_subset(d, examples, exact=False) // bytes_a_subset(d, examples, exact=True)
+    for rows in (solution.excess > 1).nonzero().squeeze(1).split(max(1, share)):
+        place = torch.full((len(subsets),), -1).index_copy_(0, rows, torch.arange(len(rows)))
+        left = [place[held][place[held] >= 0] for held in holders]
+        problem = _Problem(members, left, solution.coefficients[rows])
+        factor = torch.linalg.cholesky(problem.hessian())
+        part = _descend(problem, ExactInverse(factor), allowed[rows], max_steps - REFRESH)
+        solution.coefficients[rows], solution.excess[rows] = part.coefficients, part.excess
+    return solution
 
 
 def _descend(problem: "_Problem", inverse: ExactInverse | RotatedInverse, allowed: Tensor, max_steps: int) -> Solution:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from taskloom.affinity.metrics import LOWER_IS_BETTER, metric_for, standard_error
 from taskloom.affinity.scores import Estimates, Gains, deviation, measured
-from taskloom.affinity.solver import Basis, TaskStatistics, bytes_a_subset, solve
+from taskloom.affinity.solver import bytes_a_subset, solve
 from taskloom.affinity.source import GradientSource, check_source
+from taskloom.affinity.task_statistics import Basis, TaskStatistics
 from taskloom.errors import did_you_mean
 
 __all__ = ["NotConvergedError", "SubsetSurrogate"]
@@ -119,9 +120,10 @@ class SubsetSurrogate:
     def _chunks(self, subsets: list[list[int]]) -> Iterator[slice]:
         """Yield stretches of subsets whose state fits into `memory`; at least one subset each."""
         sizes = [max(len(member[t].outputs) for member in self._statistics) for t in range(len(self.tasks))]
+        exact = any(task.quadratic for member in self._statistics for task in member)
         first, used = 0, 0
         for number, subset in enumerate(subsets):
-            need = bytes_a_subset(self.dimensions, sum(sizes[task] for task in subset))
+            need = bytes_a_subset(self.dimensions, sum(sizes[task] for task in subset), exact)
             if used and used + need > self.memory:
                 yield slice(first, number)
                 first, used = number, 0
