@@ -29,7 +29,7 @@ from taskloom.errors import RunError, UserError
 from taskloom.locks import FolderLock
 from taskloom.metrics_log import MetricsLog
 from taskloom.plain_json import to_json
-from taskloom.processes import is_main, together
+from taskloom.processes import is_main, on_main, together
 from taskloom.recipe import Recipe, differences, load_recipe, recipe_yaml
 from taskloom.storage import PARTIAL_SUFFIX, latest_checkpoint, remove_partial, write_atomically
 
@@ -193,8 +193,9 @@ class RunFolder:
         return (self.path / "finished.json").is_file()
 
     def mark_finished(self) -> None:
-        """Record that the run is complete: the last thing a training does."""
-        self._write_json("finished.json", {"finished": datetime.now(UTC).isoformat(timespec="seconds")})
+        """Record that the run is complete: the last thing a training does. Every process finds all of it then."""
+        content = {"finished": datetime.now(UTC).isoformat(timespec="seconds")}
+        on_main(lambda: self._write_json("finished.json", content))
 
     def latest_checkpoint(self) -> Path | None:
         """Return the complete checkpoint of the highest step, or None."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from taskloom.cli import main
 from taskloom.fit import fit
 from taskloom.recipe import load_recipe
 from tests.distributed.trainings import make_data
@@ -86,3 +87,27 @@ def test_a_killed_process_ends_the_others_and_another_number_goes_on(recipe, tmp
     whole = fit(load_recipe(recipe, [f"output={tmp_path / 'whole'}"]), quiet=True)
     assert len(losses(run)) == STEPS
     assert losses(run) == pytest.approx(losses(whole.path), abs=1e-5)
+
+
+@pytest.fixture
+def second(monkeypatch):
+    """Make this the second of two processes."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+
+def test_verbs_that_do_not_share_their_work_are_done_by_the_main_process(second, capsys):
+    for arguments in (["tasks"], ["recipes"], ["doctor"], ["predict", "run", "--task", "a", "--input", "a.csv"]):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert not ended.value.code
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", "")
+
+
+def test_a_sweep_is_refused(second, recipe, monkeypatch, capsys):
+    monkeypatch.setattr("taskloom.cli.errors.SILENCE", 0.0)
+    with pytest.raises(SystemExit) as ended:
+        main(["sweep", str(recipe), "seed=1,2"])
+    assert ended.value.code == 2
+    assert "without a launcher" in capsys.readouterr().err

@@ -1,8 +1,9 @@
 """The `taskloom` command: its verbs, its global options and its entry point."""
 
+import functools
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -24,8 +25,21 @@ from taskloom.cli.run import run
 from taskloom.cli.sweep import sweep
 from taskloom.cli.tasks import tasks
 from taskloom.cli.train import train
+from taskloom.processes import is_main
 
 __all__ = ["main"]
+
+
+def _by_one(verb: Callable[..., None]) -> Callable[..., None]:
+    """Return a verb that does not share its work: of several processes the main one does it."""
+
+    @functools.wraps(verb)
+    def of_main(*arguments: Any, **options: Any) -> None:
+        if is_main():
+            verb(*arguments, **options)
+
+    return of_main
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,17 +49,17 @@ app = typer.Typer(
 app.command(cls=FieldsCommand, no_args_is_help=True)(run)
 app.command(cls=FieldsCommand, no_args_is_help=True)(train)
 app.command(no_args_is_help=True)(evaluate)
-app.command(no_args_is_help=True)(predict)
+app.command(no_args_is_help=True)(_by_one(predict))
 app.command(cls=FieldsCommand, no_args_is_help=True)(affinity)
-app.command(no_args_is_help=True)(group)
+app.command(no_args_is_help=True)(_by_one(group))
 app.command(cls=FieldsCommand, no_args_is_help=True)(auxiliary)
 app.add_typer(online, name="online")
 app.command(no_args_is_help=True)(sweep)
-app.command(no_args_is_help=True)(report)
-app.command()(tasks)
-app.command()(recipes)
+app.command(no_args_is_help=True)(_by_one(report))
+app.command()(_by_one(tasks))
+app.command()(_by_one(recipes))
 app.command()(demo)
-app.command()(doctor)
+app.command()(_by_one(doctor))
 
 
 def _print_version(asked: bool) -> None:

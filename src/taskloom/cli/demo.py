@@ -8,6 +8,7 @@ import typer
 from taskloom.cli.arguments import QuietOption
 from taskloom.cli.output import JsonOption, print_json
 from taskloom.cli.quiet import hush_libraries
+from taskloom.processes import is_main
 
 __all__ = ["demo"]
 
@@ -38,5 +39,5 @@ def demo(
         raise typer.Exit(130) from None
     if as_json:
         print_json({"demo": str(output), "report": str(report)})
-    else:
+    elif is_main():
         typer.echo(f"Report: {report}")

@@ -172,6 +172,8 @@ def _run(verb: str, recipe: str, arguments: list[str], as_json: bool, run: Calla
 
 
 def _show(documents: Iterable[Any], as_json: bool) -> None:
+    if not is_main():
+        return
     if as_json:
         found = [{"title": each.title, "tokens": each.tokens, "weights": each.weights} for each in documents]
         print_json({"documents": found})

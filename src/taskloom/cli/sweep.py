@@ -9,6 +9,8 @@ import typer
 from taskloom.cli.arguments import DataOption, OutputOption, QuietOption, RecipeArgument, SeedOption, overridden
 from taskloom.cli.completion import complete_setting
 from taskloom.cli.output import JsonOption, print_json, print_table
+from taskloom.errors import UserError
+from taskloom.processes import world_size
 from taskloom.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -100,6 +102,11 @@ def sweep(
     as_json: JsonOption = False,
 ) -> None:
     """Train one recipe with many settings and seeds, and compare them."""
+    if world_size() > 1:
+        raise UserError(
+            f"sweep starts its trainings itself, each in one process; this is one of {world_size()}. Start it without "
+            "a launcher: --jobs 4 trains four at a time, --backend ray on several machines"
+        )
     from taskloom.sweep.driver import collect, divide, planned, refuse_verb, table
     from taskloom.sweep.driver import sweep as run_sweep
     from taskloom.sweep.plan import SweepPlan
