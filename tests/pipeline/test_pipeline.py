@@ -150,6 +150,8 @@ def test_one_stage_alone_and_anew(project):
     shutil.rmtree("out/groups")
     with pytest.raises(RunError, match=r"--only evaluate: needs the stage 'groups', which is not finished"):
         run(only=["evaluate"])
+    with pytest.raises(RunError, match=r"'train', which is not up to date \(training.max_steps: 4 -> 5\)"):
+        run("training.max_steps=5", only=["evaluate"])
     with pytest.raises(RecipeError, match=r"--only evalute: the pipeline has no such stage. Did you mean 'evaluate'\?"):
         run(only=["evalute"])
 

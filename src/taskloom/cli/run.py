@@ -87,6 +87,7 @@ def run(
     if as_json:
         print_json({"pipeline": str(checked.output), "stages": [asdict(stage) for stage in stages]})
         return
-    reports = [checked.output / stage.result for stage in stages if stage.kind == "report" and stage.status == "done"]
+    made = [stage for stage in stages if stage.status == "done" and (not only or stage.name in only)]
+    reports = [checked.output / stage.result for stage in made if stage.kind == "report"]
     for place in reports or [checked.output]:
         typer.echo(f"{'Report' if reports else 'Pipeline'}: {place}")

@@ -47,8 +47,7 @@ def run_stage(stage: Stage, resume: bool, quiet: bool) -> None:
         case "report":
             from taskloom.report.html import write_report
 
-            title = stage.recipe.name.removesuffix(f"/{stage.name}")
-            on_main(lambda: write_report([stage.folder], stage.result, title))
+            on_main(lambda: write_report([stage.folder], stage.result))
 
 
 def _group(stage: Stage, quiet: bool) -> None:

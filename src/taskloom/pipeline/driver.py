@@ -184,14 +184,25 @@ class _Pipeline:
         return resume, stage.finished and stage.marker is not None
 
     def _check_needed(self, stage: Stage, only: Collection[str]) -> None:
-        """Refuse to run a stage without what it needs."""
+        """Refuse to run a stage on what is missing, or was made from other settings or data."""
         wanted = [each for each in self.stages if each.name in only and stage in each.needs]
-        if wanted and not stage.finished and wanted[0].kind != "report":
+        if wanted and wanted[0].kind != "report" and (found := self._outdated(stage)) is not None:
+            outdated, why = found
             raise RunError(
-                f"--only {wanted[0].name}: needs the stage '{stage.name}', which is not finished. "
-                f"Run it, too: --only {stage.name} --only {wanted[0].name}"
+                f"--only {wanted[0].name}: needs the stage '{outdated.name}', which is {why}. Run it, too: "
+                f"--only {outdated.name} --only {wanted[0].name}; or all that is not up to date, without --only"
             )
         self._note(stage, "done" if stage.finished else "waiting")
+
+    def _outdated(self, stage: Stage) -> tuple[Stage, str] | None:
+        """Return the first stage, of this one and those before it, that is not up to date, and why."""
+        for needed in stage.needs:
+            if (found := self._outdated(needed)) is not None:
+                return found
+        if not stage.finished:
+            return stage, "not finished"
+        found, differing = state(stage, self.recipe.output, self.inputs.of(stage))
+        return None if found == "finished" else (stage, f"not up to date ({'; '.join(differing[:3])})")
 
     def _run(self, stage: Stage, resume: bool) -> None:
         started = time.monotonic()
