@@ -47,6 +47,9 @@ def test_packaged_recipes_and_files(offers, tmp_path):
     assert offers("train", "mi") == ["mine.yaml"]
     assert offers("train", "ru") == ["runs/one", "runs/two"]  # a lone folder is opened
     assert offers("evaluate", "runs/o") == ["runs/one"]
+    (tmp_path / "runs" / "three").mkdir()
+    (tmp_path / "runs" / "three" / "pipeline.json").write_text("{}")
+    assert offers("report", "runs/t") == ["runs/three", "runs/two"]
     assert offers("evaluate", "m") == ["mrqa"]  # a recipe is not a run
     assert set(offers("recipes", "")) == set(packaged_recipes())
     assert offers("predict", "nowhere/") == []

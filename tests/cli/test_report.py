@@ -19,6 +19,8 @@ def test_a_trained_run_and_one_that_was_stopped(project, capsys):
     told = json.loads(done.out)
     assert told["sections"] == ["summary", "scores", "curves", "shares", "recipes"]
     assert told["notes"] == ["second: not finished; it has logged 6 steps. Continue it with --resume"]
+    told = run(capsys, "report", "runs/tiny", "-o", "page2.html", "--quiet")
+    assert (told.out, told.err) == ("Report: page2.html\n", "")
     page = (project / "page.html").read_text("utf-8")
     scores = json.loads((project / "runs/tiny/scores.json").read_text())
     accuracy = scores["dev"]["sentiment"]["accuracy"]

@@ -10,7 +10,14 @@ import typer
 
 from taskloom.recipe import RecipeField, packaged_recipes, recipe_fields
 
-__all__ = ["complete_packaged", "complete_recipe", "complete_run", "complete_scored", "complete_setting"]
+__all__ = [
+    "complete_packaged",
+    "complete_recipe",
+    "complete_run",
+    "complete_scored",
+    "complete_setting",
+    "complete_shown",
+]
 
 #: Words of `type_name` that stand for a kind of value, and not for the value itself.
 _KINDS = frozenset({"integer", "number", "text", "path", "mapping", "any"})
@@ -29,6 +36,11 @@ def complete_recipe(incomplete: str) -> list[str]:
 def complete_run(incomplete: str) -> list[str]:
     """Offer run folders."""
     return _paths(incomplete, _is_run)
+
+
+def complete_shown(incomplete: str) -> list[str]:
+    """Offer what `taskloom report` takes: run folders, sweeps and pipelines."""
+    return _paths(incomplete, _is_shown)
 
 
 def complete_scored(incomplete: str) -> list[str]:
@@ -69,6 +81,10 @@ def _values(field: RecipeField) -> list[str]:
 
 def _is_run(path: Path) -> bool:
     return (path / "recipe.yaml").is_file()
+
+
+def _is_shown(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("recipe.yaml", "sweep.json", "pipeline.json"))
 
 
 def _is_recipe(path: Path) -> bool:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from taskloom.cli.arguments import QuietOption
 from taskloom.cli.completion import complete_scored
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
@@ -57,6 +58,7 @@ def evaluate(
             "--skip-missing", help="GOLD: leave out questions without a prediction, which officially count as wrong."
         ),
     ] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Score a run's best model on its tasks' data, or predicted answers against a gold file.
@@ -79,7 +81,7 @@ def evaluate(
                 f"evaluate {what}: one run folder is expected; for files the form comes first: mrqa or squad"
             )
         _refuse({"--skip-missing": skip_missing or None}, "evaluate RUN predicts for every example")
-        _evaluate_run(Path(what), split or "dev", save, as_json)
+        _evaluate_run(Path(what), split or "dev", save, quiet, as_json)
 
 
 def _refuse(options: dict[str, object], reason: str) -> None:
@@ -88,7 +90,7 @@ def _refuse(options: dict[str, object], reason: str) -> None:
             raise UserError(f"{name}: {reason}; leave the option out")
 
 
-def _evaluate_run(run: Path, split: str, save: Path | None, as_json: bool) -> None:
+def _evaluate_run(run: Path, split: str, save: Path | None, quiet: bool, as_json: bool) -> None:
     hush_libraries()
     from taskloom import fit
 
@@ -101,7 +103,7 @@ def _evaluate_run(run: Path, split: str, save: Path | None, as_json: bool) -> No
             for task, metrics in scores.items()
         ]
         print_table(("task", split), rows)
-    if save is not None and is_main():
+    if save is not None and not quiet and is_main():
         typer.echo(f"Generated answers: {save}", err=True)
 
 

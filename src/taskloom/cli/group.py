@@ -7,6 +7,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
+from taskloom.cli.arguments import QuietOption
 from taskloom.cli.completion import complete_run
 from taskloom.cli.output import JsonOption, print_json, print_table
 from taskloom.cli.quiet import hush_libraries
@@ -45,6 +46,7 @@ def group(
     transform: Annotated[
         Transform, typer.Option("--transform", help="Of each task's affinities, before they are compared.")
     ] = Transform.none,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Group a run's tasks so that those that help each other are together."""
@@ -61,6 +63,8 @@ def group(
         print_json({"run": str(run), "groups": found.groups, "method": found.method, "k": len(found.groups)})
         return
     print_table(("group", "tasks"), [(str(number), ", ".join(names)) for number, names in enumerate(found.groups, 1)])
+    if quiet:
+        return
     command = ["taskloom", "train", str(run), f"groups={run}", "output=FOLDER"]
     typer.echo(f"\nGroups and heatmap:         {run / AFFINITY_FOLDER}", err=True)
     typer.echo(f"Train one model a group:    {shlex.join(command)}", err=True)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from taskloom.cli.completion import complete_run
+from taskloom.cli.arguments import QuietOption
+from taskloom.cli.completion import complete_shown
 from taskloom.cli.output import JsonOption, print_json
 
 __all__ = ["report"]
@@ -17,7 +18,7 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            autocompletion=complete_run,
+            autocompletion=complete_shown,
             help="Run folders, sweeps, pipelines, or folders of such (a demo, seeds, online stages).",
         ),
     ],
@@ -27,8 +28,12 @@ def report(
             "-o", "--output", metavar="FILE.html", help="Else report.html in the run's folder, or of several here."
         ),
     ] = None,
-    title: Annotated[str | None, typer.Option("--title", help="The page's title; else the folders' names.")] = None,
+    title: Annotated[
+        str | None,
+        typer.Option("--title", help="The page's title; else a pipeline's description, or the folders' names."),
+    ] = None,
     open_it: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make one HTML page of runs, side by side, to read and to send: it needs nothing but itself."""
@@ -45,6 +50,7 @@ def report(
     else:
         for note in made.notes:
             typer.echo(f"{typer.style('note:', fg='yellow', bold=True)} {note}", err=True)
-        typer.echo(f"Report: {written} ({len(made.html) / 1e6:.1f} MB, {', '.join(made.sections)})")
+        told = "" if quiet else f" ({len(made.html) / 1e6:.1f} MB, {', '.join(made.sections)})"
+        typer.echo(f"Report: {written}{told}")
     if open_it:
         webbrowser.open(written.resolve().as_uri())
