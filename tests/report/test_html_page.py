@@ -12,6 +12,7 @@ import pytest
 from taskloom.errors import RunError
 from taskloom.report.html import Report, write_report
 from taskloom.report.html.page import script_json
+from taskloom.report.html.reading.find import find_runs
 from taskloom.report.html.section import Limits
 from taskloom.report.html.sections.sweeps import _Axis
 from taskloom.report.html.svg import Line, LineChart, show, smoothed, style, thinned, ticks
@@ -148,11 +149,50 @@ def test_seeds_are_summed_up_and_runs_of_other_tasks_are_not_compared(tmp_path):
 
 def test_differences_of_recipes_are_shown(report):
     page = report.html.decode()
-    table = page[page.index("Fields in which the recipes differ") :].partition("</table>")[0]
+    table = page[page.index("What differs between the recipes") :].partition("</table>")[0]
     assert "adapter.method" in table
     assert "ca_mtl" in table
     assert "training.learning_rate" in table  # the sweep's recipe has none
     assert "output" not in table
+
+
+def test_many_differences_are_whole_in_the_recipes_section_and_few_are_told_once(tmp_path):
+    runs = [
+        write_run(tmp_path / f"r{number}", {"rte": 0.5}, **{f"f{at}": number for at in range(9)}) for number in (0, 1)
+    ]
+    text = Parsed(Report.of(runs).html).text
+    assert "the first 8 of 9 fields" in text
+    assert "Fields in which the recipes differ" in text
+    few = [write_run(tmp_path / f"s{number}", {"rte": 0.5}, f0=number) for number in (0, 1)]
+    text = Parsed(Report.of(few).html).text
+    assert "What differs between the recipes" in text
+    assert "Fields in which the recipes differ" not in text
+    assert "The recipes are the same" not in text
+
+
+def test_a_pipeline_is_titled_by_its_description(tmp_path):
+    stages = [{"name": "train", "kind": "train", "folder": "train", "status": "done", "seconds": 1.0, "message": None}]
+    for description, title in (("Which tasks help?", "Which tasks help?"), ("", "opinions"), ("x" * 200, "opinions")):
+        folder = tmp_path / f"p{len(description)}"
+        write_run(folder / "train", {"rte": 0.5})
+        content = {"recipe": "opinions", "description": description, "stages": stages}
+        (folder / "pipeline.json").write_text(json.dumps(content))
+        page = Report.of([folder]).html.decode()
+        assert f'<h1 dir="auto">{title}</h1>' in page
+        assert page.count("<bdi>Which tasks help?</bdi>") == 0  # not told twice
+
+
+def test_what_opened_a_finished_run_did_not_resume_it(tmp_path):
+    run = write_run(tmp_path / "run", {"rte": 0.5})
+    times = [f"2026-01-01T10:{minute:02d}:00+00:00" for minute in (0, 2, 3)]
+    (run / "finished.json").write_text(json.dumps({"finished": times[1]}))
+    environment = {"started": times[0], "resumed": [{"started": times[2]}]}
+    (run / "environment.json").write_text(json.dumps(environment))
+    (found,) = find_runs([run]).runs
+    assert (found.resumed, found.minutes) == (0, 2.0)
+    (run / "finished.json").write_text(json.dumps({"finished": "2026-01-01T10:04:00+00:00"}))
+    (found,) = find_runs([run]).runs
+    assert (found.resumed, found.minutes) == (1, None)
 
 
 def test_hostile_text_is_text(tmp_path):

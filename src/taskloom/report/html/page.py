@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 import taskloom
 from taskloom.errors import RunError
-from taskloom.report.html.reading.find import find_runs
+from taskloom.report.html.reading.find import Found, find_runs
 from taskloom.report.html.section import Limits, Section
 from taskloom.report.html.sections.affinity import affinity
 from taskloom.report.html.sections.curves import curves
@@ -36,6 +36,9 @@ __all__ = ["MOST_BYTES", "Report", "write_report"]
 
 #: A page that can be sent by mail.
 MOST_BYTES = 10_000_000
+
+#: A longer description of a pipeline is no title.
+LONGEST_TITLE = 120
 
 #: How a file is known to be a report, which another may replace.
 MARK = '<meta name="generator" content="taskloom report'
@@ -69,7 +72,7 @@ class Report:
         """
         found, limits = find_runs(runs), Limits()
         while True:
-            report = _drawn(View(found, limits), title or _title(runs))
+            report = _drawn(View(found, limits, title or _title(runs, found)))
             if len(report.html) <= most:
                 return report
             if limits == limits.tighter():
@@ -109,7 +112,7 @@ def write_report(runs: Sequence[Path], path: Path, title: str | None = None) -> 
     Args:
         runs: run folders, folders of groups, stages or seeds, sweeps, pipelines.
         path: the file; a report that is there is replaced.
-        title: of the page; None makes one of the folders' names.
+        title: of the page; None takes a pipeline's description, or the folders' names.
 
     Raises:
         RunError: a folder holds no run, or there is something else in the place of `path`.
@@ -118,12 +121,15 @@ def write_report(runs: Sequence[Path], path: Path, title: str | None = None) -> 
     return Report.of([Path(run) for run in runs], title).write(path)
 
 
-def _title(runs: Sequence[Path]) -> str:
+def _title(runs: Sequence[Path], found: Found) -> str:
+    if len(runs) == 1 and found.pipelines:
+        pipeline = found.pipelines[0]
+        return pipeline.description if 0 < len(pipeline.description) <= LONGEST_TITLE else pipeline.name
     names = list(dict.fromkeys(path.expanduser().resolve().name for path in runs))
     return f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
 
 
-def _drawn(view: View, title: str) -> Report:
+def _drawn(view: View) -> Report:
     names = [run.name for run in view.runs if run.kind != "way"] or [each.name for each in view.pipelines]
     # The summary comes last, so that it has the notes of all that the others have read.
     others = {draw.__name__: draw(view) for draw in _SECTIONS if draw is not summary}
@@ -134,7 +140,7 @@ def _drawn(view: View, title: str) -> Report:
         _environment(view)
         .get_template("page.html.j2")
         .render(
-            title=title,
+            title=view.title,
             sections=sections,
             left_out=left_out,
             generated=datetime.now(UTC).isoformat(timespec="minutes"),

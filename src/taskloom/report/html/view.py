@@ -52,12 +52,14 @@ class View:
     Attributes:
         found: the runs and pipelines.
         limits: how much of them.
+        title: the page's.
         labels: how names are shown.
         settings: runs with dev scores, the seeds of one recipe together; colours go by these.
     """
 
     found: Found
     limits: Limits = field(default_factory=Limits)
+    title: str = ""
     labels: Labels = field(default_factory=Labels)
     settings: list[Setting] = field(init=False)
 

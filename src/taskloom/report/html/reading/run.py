@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,14 +97,21 @@ class Run:
     @cached_property
     def minutes(self) -> float | None:
         """From the start to the end of the run; None for one that is not finished or was resumed."""
-        if not self.finished or self.environment.get("resumed"):
+        start, end = _time(self.environment.get("started")), self._end
+        if self.resumed or start is None or end is None:
             return None
-        try:
-            start = datetime.fromisoformat(str(self.environment["started"]))
-            end = datetime.fromisoformat(str(self.files.json("finished.json")["finished"]))
-            return (end - start).total_seconds() / 60
-        except (KeyError, ValueError, TypeError):
-            return None
+        return (end - start).total_seconds() / 60
+
+    @property
+    def resumed(self) -> int:
+        """How often the run was taken up again; not what opened it when it was finished, such as its affinity."""
+        given = self.environment.get("resumed")
+        times = [_time(mapping(each).get("started")) for each in given] if isinstance(given, list) else []
+        return sum(self._end is None or time is None or time < self._end for time in times)
+
+    @cached_property
+    def _end(self) -> datetime | None:
+        return _time(self.files.json("finished.json").get("finished")) if self.finished else None
 
     # Scores
 
@@ -201,6 +208,14 @@ class History:
 def score(metrics: Mapping[str, float]) -> float:
     """Return the one number that counts, the mean of a task's metrics (a perplexity as its inverse)."""
     return combined({name: value for name, value in metrics.items() if name != "perplexity" or value})
+
+
+def _time(text: Any) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def table(value: Any) -> dict[str, dict[str, float]]:

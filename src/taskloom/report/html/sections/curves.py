@@ -62,7 +62,8 @@ def curves(view: View) -> Section | None:
     left_out = []
     if len(tasks) > len(shown) and len(tasks) > 1:
         left_out.append(f"Curves of {len(tasks) - len(shown):,} of {len(tasks):,} tasks; their scores are above")
-    values = {"charts": charts, "panels": panels, "legend": list(names.items())}
+    apart = list(dict.fromkeys(run.name for run in runs if run.kind == "way" and panels))
+    values = {"charts": charts, "panels": panels, "legend": list(names.items()), "apart": apart}
     return Section(
         "curves", "Learning curves", values, {"charts": {chart.key: chart.data() for chart in every}}, left_out
     )

@@ -21,7 +21,7 @@ def pipeline(view: View) -> Section | None:
     parts = [
         {
             "name": each.name,
-            "description": each.description,
+            "description": each.description if each.description != view.title else "",
             "stages": [(stage, SIGNS.get(stage.status, "?"), _time(stage.seconds)) for stage in stages],
             "done": sum(stage.status == "done" for stage in stages),
             # The runs' own dev scores are in a section of their own.

@@ -6,7 +6,7 @@ from taskloom.report.html.reading.files import mapping
 from taskloom.report.html.reading.run import Run
 from taskloom.report.html.reading.settings import differing_fields
 from taskloom.report.html.section import Section
-from taskloom.report.html.sections.summary import plain
+from taskloom.report.html.sections.summary import MOST, plain
 from taskloom.report.html.view import View
 
 __all__ = ["recipes"]
@@ -33,10 +33,15 @@ def recipes(view: View) -> Section | None:
     for name in fields:
         known = {each.get(name, "–") for each in environments if each and name not in _EACH_ITS_OWN}
         rows.append((name, [each.get(name, "–") for each in environments], len(known) > 1))
+    differing = differing_fields(runs)
     values = {
         "names": [run.name for run in runs],
         "environment": rows,
-        "differing": [(name, [plain(value) for value in each]) for name, each in differing_fields(runs).items()],
+        # The summary has them unless they are many.
+        "differing": [(name, [plain(value) for value in each]) for name, each in differing.items()]
+        if len(differing) > MOST
+        else [],
+        "same": not differing,
         "recipes": [(run.name, run.recipe_text[:LONGEST]) for run in runs],
         "missing": [run.name for run in runs if not run.recipe_text],
     }
@@ -49,7 +54,6 @@ def _environment(run: Run) -> dict[str, str]:
         return {}
     command = found.get("command")
     git = mapping(found.get("git"))
-    resumed = found.get("resumed")
     rows = {
         "started": found.get("started"),
         "command": shlex.join(map(str, command)) if isinstance(command, list) else command,
@@ -59,7 +63,7 @@ def _environment(run: Run) -> dict[str, str]:
         "processor cores": found.get("cpus"),
         "platform": found.get("platform"),
         "commit": f"{git.get('commit')}{' (with changes)' if git.get('dirty') else ''}" if git else None,
-        "resumed": f"{len(resumed)} times" if isinstance(resumed, list) else None,
+        "resumed": f"{run.resumed} time{'s' * (run.resumed > 1)}" if run.resumed else None,
         "Python": found.get("python"),
         **{str(name): version for name, version in mapping(found.get("packages")).items()},
     }

@@ -70,6 +70,16 @@ const watcher = new IntersectionObserver(
 );
 for (const section of document.querySelectorAll("main > section")) watcher.observe(section);
 
+// A table that is wider than the page shows that it goes on: a phone has no scroll bar.
+function showMore(box) {
+  box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 8);
+}
+const sizes = new ResizeObserver((entries) => entries.forEach((entry) => showMore(entry.target)));
+for (const box of document.querySelectorAll(".scroll")) {
+  sizes.observe(box);
+  box.addEventListener("scroll", () => showMore(box), { passive: true });
+}
+
 // On paper nothing can be opened.
 let opened = [];
 addEventListener("beforeprint", () => {
