@@ -318,5 +318,12 @@ def test_a_run_is_opened_from_anywhere(folder, tmp_path):
     assert (run.path, run.recipe.tasks) == (moved, ["glue/rte", "glue/mrpc"])
     with pytest.raises(RunError, match="no such run folder"):
         RunFolder.open(folder)
-    with pytest.raises(RunError, match="not a run folder"):
+    with pytest.raises(RunError, match=r"not a run folder: it has no recipe.yaml"):
         RunFolder.open(tmp_path)
+    (tmp_path / "pipeline.json").write_text("{}")
+    with pytest.raises(RunError, match=r"it is a pipeline; name one of its runs, such as \S*moved"):
+        RunFolder.open(tmp_path)
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    with pytest.raises(RunError, match=r"it is a sweep; name one of its runs$"):
+        RunFolder.open(tmp_path / "sweep")

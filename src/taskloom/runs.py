@@ -142,7 +142,7 @@ class RunFolder:
         if not path.is_dir():
             raise RunError(f"{path}: there is no such run folder")
         if not (path / "recipe.yaml").is_file():
-            raise RunError(f"{path}: not a run folder: it has no recipe.yaml")
+            raise RunError(f"{path}: not a run folder: {_what_else(path)}")
         return cls(path, _stored_recipe(path))
 
     def __enter__(self) -> Self:
@@ -257,6 +257,16 @@ class RunFolder:
         environment = json.loads(path.read_text(encoding="utf-8"))
         environment.setdefault("resumed", []).append(describe_environment(self.recipe.seed))
         self._write_json("environment.json", environment)
+
+
+def _what_else(path: Path) -> str:
+    """Say what a folder without a recipe is, and which of its folders are meant, perhaps."""
+    kinds = {"pipeline.json": "a pipeline", "sweep.json": "a sweep"}
+    kind = next((kind for name, kind in kinds.items() if (path / name).is_file()), None)
+    if kind is None:
+        return "it has no recipe.yaml"
+    below = sorted(file.parent for pattern in ("*", "trials/*/*") for file in path.glob(f"{pattern}/recipe.yaml"))
+    return f"it is {kind}; name one of its runs{f', such as {below[0]}' if below else ''}"
 
 
 def _stored_recipe(path: Path) -> Recipe:

@@ -135,7 +135,7 @@ def test_unsuited_metric_and_too_many_groups_are_refused(recipe):
     with pytest.raises(RecipeError, match="affinity: `metric` 'accuracy' does not suit task 'strength'"):
         estimate_affinity(changed(recipe, metric="accuracy"), quiet=True)
     estimate_affinity(recipe, quiet=True)
-    with pytest.raises(DataError, match=r"between 1 and the number of tasks, 3; found 4"):
+    with pytest.raises(DataError, match=r"has 3 tasks, too few for 4 groups: choose 1 to 3, or auto"):
         group_tasks(recipe.output, 4)
 
 

@@ -76,8 +76,8 @@ def test_only_some_tasks(project, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("group", "runs/none"), "has no estimates of affinity yet"),
-        (("group", "runs/none", "--k", "two"), "expected a number or auto, found 'two'"),
+        (("group", "runs/none"), "runs/none: there is no such run folder"),
+        (("group", "runs/none", "--k", "two"), "expected a number of groups from 1 on, or auto; found 'two'"),
         (("affinity", "tiny.yaml", "only=[same]"), "there is only one; affinity is between two or more"),
         (
             ("affinity", "tiny.yaml", "affinity.subsets=9"),

@@ -1,16 +1,29 @@
 """What the user can mend is told in one message with exit code 2; a fault of ours keeps its traceback."""
 
 import errno
+import logging
 
 import pytest
 
-from taskloom.cli.errors import plain_errors
+from taskloom.cli.errors import MOST_ALIKE, _WarningLine, plain_errors
 from taskloom.errors import DataError
 from tests.cli.command import refused, run
 
 
 class OutOfMemoryError(RuntimeError):
     """Stands for torch.OutOfMemoryError, which is told by its name."""
+
+
+def test_of_many_warnings_of_one_kind_the_first_are_shown(capsys):
+    logger = logging.Logger("of this test")
+    logger.addHandler(_WarningLine())
+    for task in range(50):
+        logger.warning("%s and were cut", f"task {task}")
+    logger.warning("another")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "warning: task 0 and were cut"
+    assert lines[MOST_ALIKE - 1] == f"warning: task {MOST_ALIKE - 1} and were cut (more of this kind are not shown)"
+    assert lines[MOST_ALIKE:] == ["warning: another"]
 
 
 @pytest.mark.parametrize(

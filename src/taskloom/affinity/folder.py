@@ -23,6 +23,7 @@ from taskloom.affinity.scores import Estimates
 from taskloom.errors import RunError
 from taskloom.recipe import Recipe
 from taskloom.report import affinity_heatmap
+from taskloom.runs import RunFolder
 from taskloom.storage import write_atomically
 
 __all__ = ["AFFINITY_FOLDER", "read_affinity", "write_affinity"]
@@ -90,10 +91,11 @@ def read_affinity(run: Path | str) -> tuple[AffinityMatrix, str]:
     """Return the affinity that a run's folder holds, and its order, "pairwise" or "higher".
 
     Raises:
-        RunError: there is none, or its file is damaged.
+        RunError: there is none, its file is damaged, or `run` is no run folder.
     """
     path = Path(run) / AFFINITY_FOLDER / "affinity.json"
     if not path.is_file():
+        RunFolder.open(run)  # says so if it is no run at all
         raise RunError(f"{run}: has no estimates of affinity yet. Make them with: taskloom affinity {run}")
     try:
         stored = json.loads(path.read_text("utf-8"))

@@ -142,6 +142,9 @@ def group_tasks(
         DataError: the affinity is not finite, or there are fewer tasks than groups.
     """
     affinity, order = read_affinity(run)
+    count = len(affinity.tasks)
+    if k != "auto" and k > count:
+        raise DataError(f"{run}: has {count} tasks, too few for {k} groups: choose 1 to {count}, or auto")
     try:
         clusters = cluster_tasks(affinity.symmetric(transform), k, method)
     except ValueError as error:

@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,8 @@ __all__ = ["plain_errors", "quiet_pipes", "show_warnings"]
 
 #: What typer raises for arguments that it cannot parse. Some versions bring click along, others carry a copy of it.
 _UsageError: Any = typer.BadParameter.__mro__[1]
+#: So many warnings of one kind are shown.
+MOST_ALIKE = 10
 #: Operating system errors that tell about the user's disk or permissions, not about a fault in taskloom.
 _DISK_ERRORS = frozenset(
     {
@@ -115,13 +118,25 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 class _WarningLine(logging.Handler):
-    """Prints log records as ``warning: ...`` on stderr, above a running progress bar."""
+    """Prints log records as ``warning: ...`` on stderr, above a running progress bar.
+
+    Of one kind, which have the same format, the first few: with hundreds of tasks they would hide everything else.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts: Counter[str] = Counter()
 
     def emit(self, record: logging.LogRecord) -> None:
         if not is_main():
             return
+        if record.args:
+            self._counts[record.msg] += 1
+            if self._counts[record.msg] > MOST_ALIKE:
+                return
         label = styled(f"{record.levelname.lower()}:", fg="yellow", bold=True)
-        typer.echo(f"{label} {record.getMessage()}", err=True)
+        last = record.args and self._counts[record.msg] == MOST_ALIKE
+        typer.echo(f"{label} {record.getMessage()}{' (more of this kind are not shown)' if last else ''}", err=True)
 
 
 def show_warnings() -> None:

@@ -200,13 +200,13 @@ def _report(
             f"{found}, the first at {examples.where(indices[0])}; raise {setting}, shorten them, "
             "or set on_too_long: truncate"
         )
-    _warn_once(f"{found} and were cut")
+    _warn_once("%s and were cut", found)
 
 
 @cache
-def _warn_once(message: str) -> None:
+def _warn_once(message: str, found: str) -> None:
     """Log a warning the first time only: features are asked for again by each evaluation."""
-    logger.warning(message)
+    logger.warning(message, found)
 
 
 def _content_key(task: Task, split: str, examples: Examples, settings: Tokenising) -> str:

@@ -92,8 +92,8 @@ def differing_fields(runs: Sequence[Run]) -> dict[str, list[Any]]:
     found = {}
     for name in names:
         values = [recipe.get(name) for recipe in recipes]
-        if name == "group_against":  # without groups it says nothing
-            values = [value if recipe.get("groups") else None for value, recipe in zip(values, recipes, strict=True)]
-        if name not in PLACES and any(value != values[0] for value in values):
+        # Without groups it says nothing what these are compared with.
+        compared = [recipe.get(name) for recipe in recipes if recipe.get("groups") or name != "group_against"]
+        if name not in PLACES and any(value != compared[0] for value in compared):
             found[name] = values
     return found
