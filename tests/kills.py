@@ -9,9 +9,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest import mock
 
-__all__ = ["killed_at"]
+__all__ = ["PRELOADED", "killed_at"]
 
-_PRELOADED = ["taskloom.cli", "taskloom.online.stages.adapt", "taskloom.online.stages.tune", "tests.kills"]
+#: Imported once by the process from which others are forked; that is the same one for all tests.
+PRELOADED = [
+    "taskloom.cli",
+    "taskloom.training",
+    "taskloom.online.stages.adapt",
+    "taskloom.online.stages.tune",
+    "tests.kills",
+]
 
 
 def killed_at(place: str, call: int, arguments: Sequence[object], folder: Path, after: bool = False) -> None:
@@ -25,7 +32,7 @@ def killed_at(place: str, call: int, arguments: Sequence[object], folder: Path, 
         after: kill when the call is done, not before it.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=_run, args=(place, call, [str(each) for each in arguments], str(folder), after))
     process.start()
     process.join(120)

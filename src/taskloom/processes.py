@@ -31,6 +31,7 @@ __all__ = [
     "broadcast",
     "from_main",
     "gather",
+    "has_joined",
     "is_first",
     "is_main",
     "join",
@@ -48,8 +49,9 @@ __all__ = [
 
 Value = TypeVar("Value")
 
-#: How long a process waits for the others. A dead one is noticed by the launcher at once; this ends a stuck one.
-TIMEOUT = timedelta(hours=1)
+#: How long a process waits for the others. A dead one is noticed by the launcher at once; this ends a stuck one, and
+#: must leave the main process time for what it does alone: to tokenise, to generate text, to estimate affinities.
+TIMEOUT = timedelta(days=1)
 
 
 def rank() -> int:
@@ -67,6 +69,11 @@ def world_size() -> int:
 def is_main() -> bool:
     """Return whether this is the process that prints and writes."""
     return rank() == 0
+
+
+def has_joined() -> bool:
+    """Return whether this process is in a process group."""
+    return _group() is not None
 
 
 def join() -> None:
@@ -214,7 +221,9 @@ def launch_command() -> list[str]:
     """Return the words that start as many processes as there are, as far as one machine knows."""
     if world_size() == 1:
         return ["taskloom"]
-    return ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", str(world_size())), "-m", "taskloom"]
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
+    alone = ["--standalone"] if here == world_size() else []
+    return ["torchrun", *alone, "--nproc-per-node", str(here), "-m", "taskloom"]
 
 
 def resume_command(run: Path) -> str:
@@ -234,6 +243,8 @@ def lost_processes(advice: str) -> Iterator[None]:
     """
     try:
         yield
+    except LostProcessError:
+        raise
     except RuntimeError as error:
         if world_size() == 1 or not _is_broken_exchange(error):
             raise

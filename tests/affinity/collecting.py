@@ -1,9 +1,8 @@
 """A collection as a program of its own, to be launched several times over or killed: ``FOLDER [SECONDS A BATCH]``.
 
-Beside the folder each process leaves ``process-N.pid``, and at the end ``process-N.examples``, how many it has run.
+Beside the folder each process leaves ``process-N.examples`` at the end, how many it has run.
 """
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -55,7 +54,5 @@ if __name__ == "__main__":
     from tests.affinity import collecting
 
     store_folder, counting = Path(sys.argv[1]), collecting.Margins(float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
-    mark = store_folder.parent / f"process-{rank()}"
-    mark.with_suffix(".pid").write_text(str(os.getpid()))
     collecting.collect(str(store_folder), counting)
-    mark.with_suffix(".examples").write_text(str(counting.examples))
+    (store_folder.parent / f"process-{rank()}.examples").write_text(str(counting.examples))

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from taskloom import processes
+from taskloom.cli import errors
 from taskloom.errors import RunError, UserError
 
 
@@ -52,6 +53,7 @@ if __name__ == "__main__":
         "mistake": raised(lambda: one_fails(UserError("mend it"))),
         "fault": raised(lambda: one_fails(KeyError("gone"))),
         "order": order(folder),
+        "speaks": errors._speaks(UserError("of all")),
     }
     processes.barrier()
     (folder / f"{rank}.json").write_text(json.dumps(found))

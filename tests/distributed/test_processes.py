@@ -51,5 +51,6 @@ def test_two_processes(tmp_path: Path) -> None:
         assert own["main_fails"] == ["RunError", "runs/a: not empty"]
         assert own["mistake"] == ["UserError", "mend it"]
         assert own["order"]
+    assert sum(own["speaks"] for own in found) == 1
     assert found[0]["fault"] == ["RuntimeError", "process 1 has ended: KeyError: 'gone'"]
     assert found[1]["fault"] == ["KeyError", "'gone'"]

@@ -81,7 +81,7 @@ def test_a_killed_process_ends_the_others_and_another_number_goes_on(recipe, tmp
     told, _ = launcher.communicate(timeout=60)
     assert launcher.returncode != 0
     assert "process 0 of 2 has lost another one" in told, told
-    assert f"--nproc-per-node 2 -m taskloom train {run} --resume" in told
+    assert f"torchrun --standalone --nproc-per-node 2 -m taskloom train {run} --resume" in told
     assert not (run / "finished.json").exists()
     fit(load_recipe(run), resume=True, quiet=True)
     whole = fit(load_recipe(recipe, [f"output={tmp_path / 'whole'}"]), quiet=True)

@@ -25,7 +25,7 @@ from taskloom.adapters import CAMTLConfig, HyperdecoderConfig
 from taskloom.backbones import load_encoder, load_tokenizer
 from taskloom.generative import GenerativeModel
 from taskloom.model import MultiTaskModel
-from taskloom.sampling import Sampling, Sequential, Temperature, Uncertainty, Uniform
+from taskloom.sampling import Sampling, Sequential, Temperature, Uncertainty
 from taskloom.sharding import layers
 from taskloom.tasks import TaskSuite
 from taskloom.training import MultiTaskTrainer
@@ -53,17 +53,19 @@ HYPER = {"num_tasks": 2, "adapter_dim": 4, "bottleneck": 6, "layer_embedding_dim
 
 CASES = {
     "mixed": Case(),
-    "examples": Case(trainer={"loss": "examples", "group_by_length": False}),
     # One task a batch: the others' heads are not used. The last batch of a task holds one example, for two processes.
-    "sequential": Case(sampling=Sequential()),
-    "temperature": Case(sampling=Temperature(2.0), arguments={"gradient_accumulation_steps": 3}),
-    "single": Case(sampling=Uniform(), trainer={"mixed": False}),
-    "uncertainty": Case(sampling=Uncertainty(even_share=0.3)),
+    "sequential": Case(sampling=Sequential(), arguments={"gradient_accumulation_steps": 2}),
+    "temperature": Case(
+        sampling=Temperature(2.0),
+        trainer={"loss": "examples", "group_by_length": False},
+        arguments={"gradient_accumulation_steps": 3},
+    ),
+    # A pool of 28 candidates, in seven passes, and a batch of several tasks.
+    "uncertainty": Case(sampling=Uncertainty(even_share=0.6), arguments={"per_device_eval_batch_size": 4}),
     "aggregator": Case(trainer={"aggregator": "UPGrad"}, arguments={"gradient_accumulation_steps": 2}),
     "random_aggregator": Case(trainer={"aggregator": "PCGrad", "batch_size": 3}),
-    "lora": Case(adapter=LoraConfig(r=2, target_modules=["query", "value"], lora_dropout=0.0)),
+    "lora": Case(adapter=LoraConfig(r=2, target_modules=["query", "value"], lora_dropout=0.0), checkpointing=True),
     "ca_mtl": Case(adapter=CAMTLConfig(num_tasks=4, max_length=32, freeze_layers="0")),
-    "checkpointing": Case(checkpointing=True),
     "t5": Case(
         "t5",
         HyperdecoderConfig(encoder="task_generated", decoder="instance_generated", task_type="SEQ_2_SEQ_LM", **HYPER),
@@ -71,13 +73,12 @@ CASES = {
     "gpt2": Case("gpt2", HyperdecoderConfig(encoder="none", decoder="per_task", task_type="CAUSAL_LM", **HYPER)),
 }
 
-#: With a frozen backbone, whose parameters two processes hold in shards.
+#: Two processes hold the parameters in shards; all but the last have a frozen backbone.
 SHARDED = {
     "sharded_lora": Case(adapter=CASES["lora"].adapter, sharded=True, arguments={"max_grad_norm": 0.1}),
     "sharded_ca_mtl": Case(adapter=CASES["ca_mtl"].adapter, sharded=True, sampling=Uncertainty()),
     "sharded_t5": Case("t5", CASES["t5"].adapter, sharded=True),
-    "sharded_gpt2": Case("gpt2", CASES["gpt2"].adapter, sharded=True, arguments={"gradient_accumulation_steps": 2}),
-    "sharded_whole": Case(sharded=True),
+    "sharded_whole": Case(sharded=True, arguments={"gradient_accumulation_steps": 2}),
 }
 
 

@@ -20,8 +20,8 @@ def meta_trained(folder: Path, resume: bool = False) -> Found:
     torch.set_num_threads(1)
     model = weighter()
     base = tiny_language_model("gpt2", seed=9)
-    options: dict[str, Any] = {"documents": 1, "reset_every": 3, "accumulation": 4, "validate_every": 2}
-    result = trained(model, base, folder=folder, max_steps=6, checkpoint_every=1, resume=resume, **options)
+    options: dict[str, Any] = {"documents": 1, "reset_every": 3, "accumulation": 4, "validate_every": 5}
+    result = trained(model, base, folder=folder, max_steps=20, checkpoint_every=5, resume=resume, **options)
     return state(model), [result.history, losses(folder)]
 
 
@@ -30,7 +30,7 @@ def qa_tuned(folder: Path) -> Found:
     torch.set_num_threads(1)
     model = tiny_language_model("gpt2", seed=2)
     options: dict[str, Any] = {"batch_size": 3, "accumulation": 2, "learning_rate": 0.05, "optimizer": "sgd"}
-    result = tuned(model, folder, max_steps=6, evaluate_every=2, patience=None, log_every=1, **options)
+    result = tuned(model, folder, max_steps=20, evaluate_every=5, patience=None, log_every=1, **options)
     parameters = {name: value.contiguous() for name, value in weights(model).items() if name != "lm_head.weight"}
     return parameters, [[dict(entry) for entry in result.history], losses(folder)]
 

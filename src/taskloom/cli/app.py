@@ -25,7 +25,7 @@ from taskloom.cli.run import run
 from taskloom.cli.sweep import sweep
 from taskloom.cli.tasks import tasks
 from taskloom.cli.train import train
-from taskloom.processes import is_main
+from taskloom.processes import is_main, lost_processes
 
 __all__ = ["main"]
 
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in given
     speak_utf8()
     show_warnings()
-    with plain_errors(debug), quiet_pipes():
+    with plain_errors(debug), quiet_pipes(), lost_processes("Start the same command again."):
         code = app(
             [argument for argument in given if argument != "--debug"], prog_name="taskloom", standalone_mode=False
         )

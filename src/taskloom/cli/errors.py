@@ -14,7 +14,7 @@ import typer
 
 from taskloom.cli.output import styled
 from taskloom.errors import LostProcessError, UserError
-from taskloom.processes import is_first, is_main, tell_launcher
+from taskloom.processes import has_joined, is_first, is_main, tell_launcher
 
 __all__ = ["plain_errors", "quiet_pipes", "show_warnings"]
 
@@ -37,8 +37,8 @@ _DISK_ERRORS = frozenset(
     }
 )
 
-#: Seconds in which an error of the main process has ended the others.
-SILENCE = 5.0
+#: Seconds in which an error of the main process has ended the others, on a machine that is busy, too.
+SILENCE = 15.0
 
 
 @contextmanager
@@ -68,11 +68,13 @@ def plain_errors(debug: bool = False) -> Iterator[None]:
 def _speaks(error: Exception) -> bool:
     """Return whether this process is the one that tells of an error that other processes have as well.
 
-    The launcher ends all processes when the first has ended. So the others give the main one time to speak; if they
-    live on after that, the error is theirs alone.
+    Processes that know each other agree on it. Otherwise the launcher ends all when the first has ended: so the others
+    give the main one time to speak; if they live on after that, the error is theirs alone.
     """
     if isinstance(error, LostProcessError):
         return is_first("lost")  # perhaps it is the main one that is gone
+    if has_joined():
+        return is_first(f"told {error}")
     if not is_main():
         time.sleep(SILENCE)
     return True
