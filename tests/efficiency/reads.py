@@ -1,7 +1,6 @@
 """Counts what makes the processor wait for the device: every read of a tensor's values into Python."""
 
 import sys
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -36,15 +35,18 @@ class CountReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def note(self, what: str) -> None:
-        frames = traceback.extract_stack(sys._getframe(2))
+        codes, frame = [], sys._getframe(2)
+        while frame is not None:
+            codes.append(frame.f_code)
+            frame = frame.f_back
         # Optimizers keep their numbers of steps on the processor, and read those.
-        if any("torch/optim/" in frame.filename for frame in frames):
+        if any("torch/optim/" in code.co_filename for code in codes):
             return
-        own = [frame for frame in frames if "/torch/" not in frame.filename and "/efficiency/" not in frame.filename]
-        path = Path(own[-1].filename)
+        own = next(code for code in codes if not any(x in code.co_filename for x in ("/torch/", "/efficiency/")))
+        path = Path(own.co_filename)
         parts = path.parts
         package = parts[parts.index("site-packages") + 1] if "site-packages" in parts else parts[-2]
-        self.reads[f"{'taskloom' if 'src/taskloom' in str(path) else package}/{path.name} {own[-1].name}: {what}"] += 1
+        self.reads[f"{'taskloom' if 'src/taskloom' in str(path) else package}/{path.name} {own.co_name}: {what}"] += 1
 
 
 def count_reads(run: Any, monkeypatch: Any) -> Counter[str]:
