@@ -182,6 +182,14 @@ def test_a_pipeline_is_titled_by_its_description(tmp_path):
         assert page.count("<bdi>Which tasks help?</bdi>") == 0  # not told twice
 
 
+def test_an_unfinished_stage_goes_on_with_its_pipeline(tmp_path):
+    write_run(tmp_path / "train", {"rte": 0.5}, finished=False)
+    stages = [{"name": "train", "kind": "train", "folder": "train", "status": "interrupted"}]
+    (tmp_path / "pipeline.json").write_text(json.dumps({"recipe": "r", "description": "", "stages": stages}))
+    (note,) = Report.of([tmp_path]).notes
+    assert note.endswith("The command that ran the pipeline goes on with it")
+
+
 def test_what_opened_a_finished_run_did_not_resume_it(tmp_path):
     run = write_run(tmp_path / "run", {"rte": 0.5})
     times = [f"2026-01-01T10:{minute:02d}:00+00:00" for minute in (0, 2, 3)]

@@ -33,7 +33,7 @@ def summary(view: View) -> Section:
         "names": [run.name for run in view.runs if run.kind != "way"],
         "differing": [(name, [plain(value) for value in each]) for name, each in list(differing.items())[:MOST]],
         "more": max(0, len(differing) - MOST),
-        "missing": [line for run in view.runs if run.kind != "way" for line in missing(run)],
+        "missing": [line for run in view.runs if run.kind != "way" for line in missing(view, run)],
         "notes": list(dict.fromkeys(notes)),
     }
     return Section("summary", "Summary", values)
@@ -59,7 +59,7 @@ def mean_of(view: View, place: int) -> Spread | None:
     return Spread(values) if values else None
 
 
-def missing(run: Run) -> list[str]:
+def missing(view: View, run: Run) -> list[str]:
     """Say what a run does not have yet."""
     if run.kind == "sweep":
         return []
@@ -67,7 +67,9 @@ def missing(run: Run) -> list[str]:
     if not run.finished:
         steps = run.history.steps
         reached = f"it has logged {steps:,} steps" if steps else "nothing is logged yet"
-        lines.append(f"{run.name}: not finished; {reached}. Continue it with --resume")
+        part = any(run.path.is_relative_to(pipeline.path) for pipeline in view.pipelines)
+        how = "The command that ran the pipeline goes on with it" if part else "Continue it with --resume"
+        lines.append(f"{run.name}: not finished; {reached}. {how}")
     elif not run.scores:
         lines.append(f"{run.name}: finished, but it has no scores.json")
     return lines
