@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from taskloom.report import learning_curves
-from taskloom.report.curves import COLOURS, WINDOW, _columns, _draw, _moving_mean
+from taskloom.report.curves import COLOURS, MOST_PANELS, WINDOW, _columns, _draw, _moving_mean
 from taskloom.report.history import read_history
 
 TASKS = ("rte", "mrpc", "cola")
@@ -50,6 +50,15 @@ def test_one_line_a_run_and_two_panels_a_task(logs):
     plain, conditional = panels(figure)["mean dev score"].lines
     assert (plain.get_color(), conditional.get_color()) == COLOURS[:2]
     np.testing.assert_allclose(conditional.get_ydata(), np.arange(5, 50, 5) / 100 + 0.1)
+
+
+def test_of_hundreds_of_tasks_the_first_are_drawn(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(json.dumps({"step": 1, "loss": 1.0, **{f"loss/t{task}": 1.0 for task in range(200)}}) + "\n")
+    figure = _draw({"run": read_history(path)})
+    for part in figure.subfigs[1:]:
+        assert len([axes for axes in part.axes if axes.get_visible()]) == MOST_PANELS
+    assert f"{MOST_PANELS} of 200 tasks" in figure.subfigs[2].get_suptitle()
 
 
 def test_a_single_task_needs_no_panels_of_its_own(tmp_path):

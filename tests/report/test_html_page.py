@@ -147,6 +147,21 @@ def test_seeds_are_summed_up_and_runs_of_other_tasks_are_not_compared(tmp_path):
     assert "The highest mean dev score is 0.550 ± 0.071 over 2 seeds: seed-0 (2 seeds)." in text
 
 
+def test_equal_runs_are_all_the_best(tmp_path):
+    runs = [
+        write_run(tmp_path / name, {"rte": score}, x=name) for name, score in zip("abc", (0.6, 0.5, 0.6), strict=True)
+    ]
+    page = Report.of(runs).html
+    assert "The highest mean dev score is 0.600: a and c." in Parsed(page).text
+    table = page.decode().partition("<caption>Runs</caption>")[2].partition("</table>")[0]
+    assert table.count(">best<") == 2
+
+
+def test_a_sweep_is_not_counted_as_a_run(tmp_path):
+    write_sweep(tmp_path / "sweep")
+    assert "1 sweep." in Parsed(Report.of([tmp_path / "sweep"]).html).text
+
+
 def test_differences_of_recipes_are_shown(report):
     page = report.html.decode()
     table = page[page.index("What differs between the recipes") :].partition("</table>")[0]

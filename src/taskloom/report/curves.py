@@ -22,10 +22,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 DASHES = ("-", "--", "-.", ":")
 #: Batches are small: the bold loss line is the mean over this many logged values around each point.
 WINDOW = 5
+#: Of more tasks the first are drawn, because hundreds take minutes; `taskloom report` shows more.
+MOST_PANELS = 32
 
 
 def learning_curves(metrics: Mapping[str, Path], output: Path) -> tuple[Path, Path]:
-    """Draw training loss and dev score against steps, one line a run, first over all tasks and then a panel a task.
+    """Draw training loss and dev score against steps, one line a run, first over all tasks and then a panel a task
+    (of more than 32 tasks, the first).
 
     Args:
         metrics: the `metrics.jsonl` of each run, by the name that the legend shows.
@@ -44,7 +47,9 @@ def learning_curves(metrics: Mapping[str, Path], output: Path) -> tuple[Path, Pa
 
 def _draw(histories: Mapping[str, History]) -> Figure:
     tasks = list(dict.fromkeys(task for history in histories.values() for task in history.tasks))
-    panels = tasks if len(tasks) > 1 else []  # the panels of a single task would repeat the first two
+    # The panels of a single task would repeat the first two.
+    panels = tasks[:MOST_PANELS] if len(tasks) > 1 else []
+    each = "each task" if len(panels) == len(tasks) else f"{len(panels)} of {len(tasks):,} tasks"
     columns = _columns(len(panels))
     heights = [2.4, *[0.55 + 1.4 * math.ceil(len(panels) / columns)] * (2 if panels else 0)]
     width = max(2.5 * columns, 7)
@@ -57,8 +62,8 @@ def _draw(histories: Mapping[str, History]) -> Figure:
     for axes in (mean, loss):
         axes.set_xlabel("step", fontsize=8)
     if panels:
-        _draw_panels(parts[1], "Dev score of each task", panels, histories, lambda history: history.task_dev)
-        title = f"Training loss of each task (bold: mean of {WINDOW} logged values)"
+        _draw_panels(parts[1], f"Dev score of {each}", panels, histories, lambda history: history.task_dev)
+        title = f"Training loss of {each} (bold: mean of {WINDOW} logged values)"
         _draw_panels(parts[2], title, panels, histories, lambda history: history.task_loss, smooth=True)
 
     handles = [Line2D([], [], **style, label=name) for name, style in _styles(histories).items()]

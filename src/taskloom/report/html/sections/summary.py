@@ -41,7 +41,7 @@ def summary(view: View) -> Section:
 
 def best_settings(view: View) -> set[int]:
     """Return the places of the settings with the highest mean dev scores among those with the same tasks."""
-    return {max(group, key=group.__getitem__) for group in compared(view)}
+    return {place for group in compared(view) for place, score in group.items() if score == max(group.values())}
 
 
 def compared(view: View) -> list[dict[int, float]]:
@@ -87,15 +87,17 @@ def plain(value: Any) -> str:
 def _headline(view: View) -> str:
     runs = [run for run in view.runs if run.kind != "way"]
     tasks = {task for run in runs for task in run.tasks}
-    parts = [f"{len(runs)} run{'s' * (len(runs) != 1)}"]
+    sweeps = sum(run.kind == "sweep" for run in runs)
+    counts = [("run", len(runs) - sweeps), ("sweep", sweeps)]
+    parts = [f"{n} {what}{'s' * (n != 1)}" for what, n in counts if n] or ["0 runs"]
     if tasks:
         parts.append(f"{len(tasks)} task{'s' * (len(tasks) != 1)}")
     text = ", ".join(parts) + "."
     if len(compared(view)) == 1:
-        (best,) = best_settings(view)
-        found = mean_of(view, best)
+        best = sorted(best_settings(view))
+        found = mean_of(view, best[0])
         assert found is not None
-        name = view.labels.short(view.settings[best].name)
+        name = " and ".join(view.labels.short(view.settings[place].name) for place in best)
         spread = "" if found.std is None else f" ± {show(found.std)} over {len(found.values)} seeds"
         text += f" The highest mean dev score is {show(found.mean)}{spread}: {name}."
     return text
