@@ -20,13 +20,19 @@ from tests.tiny import tiny_tasks
 
 #: Rates of the weights, steps, and what is special: the head of the held-out gradient, chunks, a cut graph.
 KINDS: dict[str, dict[str, Any]] = {
-    "learned": {"rates": (0.5, 2.0), "args": {"max_steps": 20}, "step": {"chunk": 3}},
+    # The last batch of an epoch holds one example; it is half of a step.
+    "learned": {
+        "rates": (0.5, 2.0),
+        "args": {"max_steps": 20, "gradient_accumulation_steps": 2},
+        "step": {"chunk": 3},
+        "batch_size": 13,
+    },
     "static": {"rates": (0.0, 0.0), "args": {"max_steps": 20}, "step": {"chunk": 3}},
     "cut": {
         "rates": (0.5, 2.0),
-        # Of a batch of one example the second process has none.
+        # Of a batch of one example the second process has none, and of a view of one row.
         "args": {"max_steps": 3, "gradient_accumulation_steps": 8, "save_steps": 2, "save_strategy": "steps"},
-        "step": {"cosine_layers": 1, "rows": 5},
+        "step": {"cosine_layers": 1, "rows": 3},
         "dev_head": "own",
         "batch_size": 1,
         "checkpoint_every": 2,

@@ -32,7 +32,7 @@ def both(folder) -> tuple[Path, Path]:
     for name in {**CASES, **SHARDED}:
         run(folder, name, one)
     plain, sharded = (f"{name}@{one / f'{name}-checkpoints' / HALF}" for name in RESUMED)
-    launch("tests.distributed.trainings", str(folder), str(two), *CASES, plain, *SHARDED, sharded)
+    launch("tests.distributed.trainings", str(folder), str(two), "interrupted", *CASES, plain, *SHARDED, sharded)
     for name in RESUMED:
         resume(folder, name, two / f"{name}-checkpoints" / HALF, one)
     return one, two
@@ -68,6 +68,13 @@ def test_another_number_of_processes_goes_on(name, both):
     straight, _ = found(both, name)
     for losses in found(both, f"{name}-resumed"):
         assert losses == pytest.approx(straight["losses"][STEPS // 2 :], abs=1e-5)
+
+
+def test_all_processes_end_after_the_step_in_which_one_is_interrupted(both):
+    _, two = both
+    for rank in (0, 1):
+        assert json.loads((two / f"interrupted-{rank}.json").read_text()) == [3, True]
+    assert [path.name for path in (two / "interrupted").iterdir()] == ["checkpoint-3"]
 
 
 @pytest.mark.parametrize("name", SHARDED)

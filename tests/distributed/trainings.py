@@ -3,12 +3,13 @@
     python -m tests.distributed.trainings DATA FOUND CASE[@CHECKPOINT]...
 
 Each starts from the same weights, has no dropout, and writes what it found: the scores before the first step, the
-gradient of the first step, and the loss of every step.
+gradient of the first step, and the loss of every step. CASE may be `interrupted`: then the last process is, in step 3.
 """
 
 import json
 import os
 import random
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +18,14 @@ from typing import Any
 import torch
 from accelerate import DistributedType, PartialState
 from peft import LoraConfig, get_peft_model
+from rich.console import Console
 from safetensors.torch import save_file
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from taskloom import processes
 from taskloom.adapters import CAMTLConfig, HyperdecoderConfig
 from taskloom.backbones import load_encoder, load_tokenizer
+from taskloom.callbacks import GracefulStop
 from taskloom.generative import GenerativeModel
 from taskloom.model import MultiTaskModel
 from taskloom.sampling import Sampling, Sequential, Temperature, Uncertainty
@@ -60,8 +63,9 @@ CASES = {
         trainer={"loss": "examples", "group_by_length": False},
         arguments={"gradient_accumulation_steps": 3},
     ),
-    # A pool of 28 candidates, in seven passes, and a batch of several tasks.
-    "uncertainty": Case(sampling=Uncertainty(even_share=0.6), arguments={"per_device_eval_batch_size": 4}),
+    # A pool of 28 candidates, in seven passes, and a batch of several tasks. Under some seeds rounding decides between
+    # two candidates.
+    "uncertainty": Case(sampling=Uncertainty(even_share=0.6), arguments={"per_device_eval_batch_size": 4, "seed": 8}),
     "aggregator": Case(trainer={"aggregator": "UPGrad"}, arguments={"gradient_accumulation_steps": 2}),
     "random_aggregator": Case(trainer={"aggregator": "PCGrad", "batch_size": 3}),
     "lora": Case(adapter=LoraConfig(r=2, target_modules=["query", "value"], lora_dropout=0.0), checkpointing=True),
@@ -210,6 +214,25 @@ def build(folder: Path, case: Case, notes: Notes, output: Path) -> MultiTaskTrai
     return trainer
 
 
+class Interrupt(TrainerCallback):
+    """Interrupts the last process in the third step."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 2 and processes.rank() == processes.world_size() - 1:
+            signal.raise_signal(signal.SIGINT)
+
+
+def interrupted(folder: Path, found: Path) -> None:
+    """Write after which step each process has ended when one was interrupted."""
+    trainer = build(folder, CASES["mixed"], Notes(), found / "interrupted")
+    stop = GracefulStop(Console(quiet=True))
+    trainer.add_callback(stop)
+    trainer.add_callback(Interrupt())
+    trainer.train()
+    stop.restore()
+    (found / f"interrupted-{processes.rank()}.json").write_text(json.dumps([trainer.state.global_step, stop.requested]))
+
+
 def resume(folder: Path, name: str, checkpoint: Path, found: Path) -> None:
     """Go on with a case from a checkpoint and write the losses from there on."""
     notes = Notes()
@@ -249,7 +272,9 @@ if __name__ == "__main__":
         name, _, checkpoint = each.partition("@")
         if name in SHARDED:  # which come last
             shard_on_cpu()
-        if checkpoint:
+        if name == "interrupted":
+            interrupted(folder, found)
+        elif checkpoint:
             resume(folder, name, Path(checkpoint), found)
         else:
             run(folder, name, found)

@@ -44,7 +44,7 @@ def test_two_processes_make_the_steps_of_one(folder, name):
 
 
 def test_one_process_goes_on_from_a_checkpoint_of_two(folder):
-    checkpoint = "checkpoints/checkpoint-5"  # in the middle of what the base model goes on through
+    checkpoint = "checkpoints/checkpoint-15"  # in the middle of what the base model goes on through
     shutil.copytree(folder / "meta" / checkpoint, folder / "resumed" / checkpoint)
     shutil.copy(folder / "meta" / "metrics.jsonl", folder / "resumed")
     shutil.copytree(folder / "meta" / "weighter", folder / "resumed" / "weighter")

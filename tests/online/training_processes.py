@@ -9,19 +9,22 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from tests.online.test_meta_training import state, tiny_language_model, trained, weighter
+from tests.online.test_meta_training import TEXTS, questions, state, tiny_language_model, trained, weighter
 from tests.online.test_qa_tuning import tuned, weights
 
 Found = tuple[dict[str, torch.Tensor], list[Any]]
 
 
 def meta_trained(folder: Path, resume: bool = False) -> Found:
-    """Return the weighter, and the losses and validations, of outer steps of four batches, the base model going on."""
+    """Return the weighter, and the losses and validations, of outer steps of three batches, the base model going on."""
     torch.set_num_threads(1)
     model = weighter()
     base = tiny_language_model("gpt2", seed=9)
-    options: dict[str, Any] = {"documents": 1, "reset_every": 3, "accumulation": 4, "validate_every": 5}
-    result = trained(model, base, folder=folder, max_steps=20, checkpoint_every=5, resume=resume, **options)
+    # The last group of batches of an epoch is one batch: the second process has none of its own.
+    options: dict[str, Any] = {"documents": 1, "reset_every": 2, "accumulation": 4, "outer_lr": 1e-3}
+    options |= {"train": questions(TEXTS[:3]), "norm_weight": 0.1}
+    options |= {"max_steps": 20, "validate_every": 5, "checkpoint_every": 5}
+    result = trained(model, base, folder=folder, resume=resume, **options)
     return state(model), [result.history, losses(folder)]
 
 
