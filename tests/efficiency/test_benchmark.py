@@ -22,7 +22,6 @@ def test_every_part_gives_figures(tmp_path, monkeypatch, capsys):
         ("step", "AdamW foreach"),
         ("step", "AdamW fused"),
         ("step", "bf16 autocast, fused"),
-        ("collect", "eager"),
         ("tokenise", "1 threads"),
         ("tokenise", "2 threads"),
         ("tokenise", "from the cache"),
