@@ -5,10 +5,10 @@ names the file, line or field, what was found, what was expected and what to do.
 exits with code 2; a traceback appears only with `--debug`. Anything else that escapes is a bug in taskloom.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
-__all__ = ["DataError", "LostProcessError", "RecipeError", "RunError", "UserError", "did_you_mean"]
+__all__ = ["DataError", "LostProcessError", "RecipeError", "RunError", "UserError", "did_you_mean", "listed"]
 
 #: A longer list of what is known is cut: nobody reads it.
 MOST_SHOWN = 30
@@ -41,7 +41,10 @@ def did_you_mean(found: str, known: Iterable[str]) -> str:
     near = get_close_matches(found.lower(), lowered, n=1, cutoff=0.6)
     if near:
         return f" Did you mean '{lowered[near[0]]}'?"
-    shown = (
-        known if len(known) <= MOST_SHOWN else [*known[: MOST_SHOWN // 2], f"and {len(known) - MOST_SHOWN // 2} more"]
-    )
-    return f" Known: {', '.join(shown)}." if known else ""
+    return f" Known: {listed(known)}." if known else ""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names with commas; of many the first, and how many more there are."""
+    few = names if len(names) <= MOST_SHOWN else [*names[: MOST_SHOWN // 2], f"and {len(names) - MOST_SHOWN // 2} more"]
+    return ", ".join(few)

@@ -83,6 +83,10 @@ def test_only_some_tasks(project, capsys):
             ("affinity", "tiny.yaml", "affinity.subsets=9"),
             "belongs to affinity.order=higher, but the order is pairwise",
         ),
+        (
+            ("affinity", "tiny.yaml", "affinity.order=higher", "affinity.subset_size=2", "affinity.subsets=2"),
+            "affinity.subsets: 2 subsets of 2 tasks cannot hold every pair of 3 tasks: expected 3 at least",
+        ),
         (("affinity", "tiny.yaml", "affinity.members=3"), "is 3, which does not divide affinity.dimensions (200)"),
         (("affinity", "tiny.yaml", "affinity.C=-1"), "affinity.C"),
         (("train", "tiny.yaml", "groups=runs/none"), "groups: there is no file"),

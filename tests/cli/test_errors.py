@@ -6,12 +6,18 @@ import logging
 import pytest
 
 from taskloom.cli.errors import MOST_ALIKE, _WarningLine, plain_errors
-from taskloom.errors import DataError
+from taskloom.errors import DataError, did_you_mean, listed
 from tests.cli.command import refused, run
 
 
 class OutOfMemoryError(RuntimeError):
     """Stands for torch.OutOfMemoryError, which is told by its name."""
+
+
+def test_long_lists_are_cut():
+    assert listed(["a", "b"]) == "a, b"
+    assert listed([str(task) for task in range(200)]).endswith("13, 14, and 185 more")
+    assert did_you_mean("zzz", [f"task-{number}" for number in range(31)]).endswith("task-14, and 16 more.")
 
 
 def test_of_many_warnings_of_one_kind_the_first_are_shown(capsys):

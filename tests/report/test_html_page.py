@@ -173,7 +173,8 @@ def test_differences_of_recipes_are_shown(report):
 
 def test_many_differences_are_whole_in_the_recipes_section_and_few_are_told_once(tmp_path):
     runs = [
-        write_run(tmp_path / f"r{number}", {"rte": 0.5}, **{f"f{at}": number for at in range(9)}) for number in (0, 1)
+        write_run(tmp_path / f"r{number}", {"rte": 0.5}, changed={f"f{at}": number for at in range(9)})
+        for number in (0, 1)
     ]
     text = Parsed(Report.of(runs).html).text
     assert "the first 8 of 9 fields" in text

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from taskloom.affinity.store import Plan, read_manifest, write_manifest
-from taskloom.errors import RunError
+from taskloom.errors import RunError, listed
 
 __all__ = ["begin_store"]
 
@@ -36,6 +36,6 @@ def _refuse_another(folder: Path, stored: Plan, wanted: Plan) -> None:
     if stored.tasks != wanted.tasks:
         before, now = ({task.name: task for task in plan.tasks} for plan in (stored, wanted))
         differing = [name for name in {**before, **now} if before.get(name) != now.get(name)] or ["their order"]
-        raise RunError(f"{folder}: was collected from other tasks or examples ({', '.join(differing)}). {advice}")
+        raise RunError(f"{folder}: was collected from other tasks or examples ({listed(differing)}). {advice}")
     if stored.shard_size != wanted.shard_size:
         raise RunError(f"{folder}: has {stored.shard_size} examples a shard, now {wanted.shard_size}. {advice}")

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Literal
 
@@ -60,6 +61,7 @@ def estimate_affinity(recipe: Recipe, quiet: bool = False) -> tuple[RunFolder, A
     with main_first():  # who comes later reads the first one's caches
         suite = build_suite(recipe)
         _refuse_suite(suite)
+        _refuse_few_subsets(recipe, len(suite))
     begun, finished = on_main(lambda: [(recipe.output / name).is_file() for name in ("recipe.yaml", "finished.json")])
     if not begun:
         with main_first():
@@ -76,7 +78,10 @@ def estimate_affinity(recipe: Recipe, quiet: bool = False) -> tuple[RunFolder, A
 
         def estimated() -> AffinityMatrix:
             estimates = _estimates(recipe, store, collection, console)
-            affinity = affinity_from(estimates, alone=recipe.affinity.order == "pairwise")
+            try:
+                affinity = affinity_from(estimates, alone=recipe.affinity.order == "pairwise")
+            except ValueError as error:
+                raise RecipeError(f"affinity.subsets: {error}") from error
             seconds = {"collect": collected - started, "estimate": time.perf_counter() - collected}
             write_affinity(run.path / AFFINITY_FOLDER, recipe, estimates, affinity, seconds)
             return affinity
@@ -95,6 +100,20 @@ def _refuse_suite(suite: TaskSuite) -> None:
                 f"{examples.source}: all training examples of task '{task.name}' are of one class; nothing can be "
                 "learned from them. Add others, or leave the task out."
             )
+
+
+def _refuse_few_subsets(recipe: Recipe, tasks: int) -> None:
+    """Refuse before the training what leaves pairs of tasks without an estimate, however it is drawn."""
+    given = recipe.affinity.subsets
+    size = _subset_size(recipe, tasks)
+    if recipe.affinity.order == "pairwise" or given is None or size < 2:
+        return
+    needed = ceil(tasks * (tasks - 1) / (size * (size - 1)))
+    if given < needed:
+        raise RecipeError(
+            f"affinity.subsets: {given} subsets of {size} tasks cannot hold every pair of {tasks} tasks: expected "
+            f"{needed:,} at least, better several times as many. Leave it out for a number that suffices"
+        )
 
 
 def _estimates(recipe: Recipe, store: GradientStore, collection: SuiteCollection, console: Console | None) -> Estimates:
@@ -116,11 +135,14 @@ def _subsets(recipe: Recipe, tasks: tuple[str, ...]) -> list[tuple[str, ...]]:
     settings = recipe.affinity
     if settings.order == "pairwise":
         return pair_subsets(tasks)
-    size = settings.subset_size or min(PUBLISHED_SIZE, max(2, len(tasks) // 2))
     try:
-        return random_subsets(tasks, size, settings.subsets, recipe.seed)
+        return random_subsets(tasks, _subset_size(recipe, len(tasks)), settings.subsets, recipe.seed)
     except ValueError as error:
         raise RecipeError(f"affinity.subset_size and affinity.subsets: {error}") from error
+
+
+def _subset_size(recipe: Recipe, tasks: int) -> int:
+    return recipe.affinity.subset_size or min(PUBLISHED_SIZE, max(2, tasks // 2))
 
 
 def group_tasks(
