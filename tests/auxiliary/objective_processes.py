@@ -27,7 +27,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "step": {"chunk": 3},
         "batch_size": 13,
     },
-    "static": {"rates": (0.0, 0.0), "args": {"max_steps": 20}, "step": {"chunk": 3}},
+    "static": {"rates": (0.0, 0.0), "args": {"max_steps": 5}, "step": {"chunk": 3}},
     "cut": {
         "rates": (0.5, 2.0),
         # Of a batch of one example the second process has none, and of a view of one row.

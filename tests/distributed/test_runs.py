@@ -16,14 +16,14 @@ from taskloom.fit import fit
 from taskloom.recipe import load_recipe
 from tests.distributed.trainings import make_data
 
-STEPS = 12
+STEPS = 40
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     make_data(folder)
-    training = {"batch_size": 7, "eval_batch_size": 5, "max_steps": STEPS, "evaluate_every": 4, "log_every": 1}
+    training = {"batch_size": 7, "eval_batch_size": 5, "max_steps": STEPS, "evaluate_every": 10, "log_every": 1}
     content = {
         "model": {"path": str(folder / "encoder"), "head_dropout": 0.0},
         "data": {"max_length": 32, "cache": str(folder / "cache")},
@@ -70,7 +70,7 @@ def test_a_killed_process_ends_the_others_and_another_number_goes_on(recipe, tmp
     launcher = start("train", recipe, f"output={run}")
     try:
         deadline = time.monotonic() + 120
-        while not (run / "checkpoints" / "checkpoint-4").is_dir():
+        while not (run / "checkpoints" / "checkpoint-10").is_dir():
             assert launcher.poll() is None, launcher.communicate()[0]
             assert time.monotonic() < deadline
             time.sleep(0.02)
