@@ -257,9 +257,7 @@ def draw(rows: Sequence[dict[str, Any]], output: Path) -> None:
                 axes.plot(tasks, values, marker="os^Dv<>"[number], markersize=4, linewidth=1.4, label=label)
         bare = max((row["peak_bytes"] / 1e9 for row in rows if row["stage"] == "import"), default=0)
         panels[1].axhline(bare, color="#888888", linewidth=0.8, linestyle=":")
-        panels[1].text(
-            min(row["tasks"] for row in rows), bare, "a bare process", va="bottom", fontsize=7, color="#555555"
-        )
+        panels[1].text(min(row["tasks"] for row in rows), bare, "a bare process", va="top", fontsize=7, color="#555555")
         for axes, title in zip(
             panels, ("processor seconds, one thread", "peak memory of the process (GB)"), strict=True
         ):
