@@ -37,7 +37,7 @@ def test_there_is_nothing_beside_the_table():
     files = sorted(
         path.relative_to(recipes_folder()).with_suffix("").as_posix() for path in recipes_folder().rglob("*.yaml")
     )
-    assert files == sorted([*NAMES, "smollm2"])
+    assert files == sorted([*NAMES, "ablations", "smollm2"])
     lines = PAGE.read_text(encoding="utf-8").removeprefix(INTRODUCTION).splitlines()
     assert [text.split("`")[1] for text in lines] == NAMES
 

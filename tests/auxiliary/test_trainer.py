@@ -44,8 +44,10 @@ class Recorder:
 
         def dev_loss(seed):
             function = original["_dev_loss"](seed)
+            within = [cell.cell_contents for cell in function.__closure__]
+            (part,) = [each for each in within if callable(each) and each.__name__ == "part"]
             self.current["dev"] = next(
-                cell.cell_contents for cell in function.__closure__ if isinstance(cell.cell_contents, dict)
+                cell.cell_contents for cell in part.__closure__ if isinstance(cell.cell_contents, dict)
             )
             return function
 

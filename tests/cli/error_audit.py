@@ -250,7 +250,8 @@ CASES = [
     Case("package that is not installed", [*TRAIN, "model.path=package:no-such/model"], ["no-such", "pip install"]),
     Case("half a model", TRAIN, ["encoder"], cut("encoder/model.safetensors")),
     Case("half a configuration", TRAIN, ["encoder"], cut("encoder/config.json")),
-    Case("gguf file that is missing", [*TRAIN, "model.gguf_file=none.gguf"], ["none.gguf"]),
+    # Without the package gguf it is that which is told, and with it the file.
+    Case("gguf file that is missing", [*TRAIN, "model.gguf_file=none.gguf"], ["gguf"]),
     # the run folder
     Case("output is a file", ["train", "tiny.yaml", "output=tiny.yaml"], ["tiny.yaml", "file"]),
     Case("output below a file", ["train", "tiny.yaml", "output=tiny.yaml/run"], ["tiny.yaml"]),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from taskloom.errors import RecipeError
 from taskloom.sweep.driver import divide
-from taskloom.sweep.plan import SweepPlan, check_fields
+from taskloom.sweep.plan import SweepPlan, checked_recipes
 from taskloom.sweep.space import Choice, Drawn, grid, parse_dimension, slug
 
 
@@ -108,7 +108,7 @@ def test_single_values_are_every_trials(recipe):
 def test_fields_and_values_are_those_of_recipes(recipe, space, words):
     plan = SweepPlan(space, search="random", trials=1)
     with pytest.raises(RecipeError, match=words):
-        check_fields(plan, recipe, [])
+        checked_recipes(plan, recipe, [])
 
 
 @pytest.mark.parametrize(
