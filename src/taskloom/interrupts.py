@@ -56,5 +56,6 @@ class Interrupts:
     def restore(self) -> None:
         """Give the signals back to whoever had them."""
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # set since then: see `processes.lost_processes`
+                signal.signal(number, handler)
         self._previous.clear()

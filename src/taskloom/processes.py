@@ -12,7 +12,9 @@ import atexit
 import json
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -248,6 +250,9 @@ def lost_processes(advice: str) -> Iterator[None]:
     except RuntimeError as error:
         if world_size() == 1 or not _is_broken_exchange(error):
             raise
+        if threading.current_thread() is threading.main_thread():
+            # The launcher stops the others at once, too: this one ends by itself, when it has said why.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise LostProcessError(
             f"process {rank()} of {world_size()} has lost another one: it was killed, ran out of memory, or failed "
             f"with a message of its own (see the launcher's report). {advice}"

@@ -111,7 +111,9 @@ class StreamRun:
             folder.mkdir(parents=True, exist_ok=True)
             remove_partial(folder)
             checkpoint = _latest(folder / "checkpoints") if resume else None
-            position = {"entries": 0} if checkpoint is None else json.loads((checkpoint / POSITION_FILE).read_text("utf-8"))
+            position = (
+                {"entries": 0} if checkpoint is None else json.loads((checkpoint / POSITION_FILE).read_text("utf-8"))
+            )
             log.truncate(int(position["entries"]))
             return checkpoint, int(position["entries"]), log.read()
 
