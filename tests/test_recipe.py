@@ -162,7 +162,7 @@ def test_missing_model_folder_is_told(write, tmp_path):
 # --- the resolved recipe
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     description=st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30)
     | st.sampled_from(["1e-5", "no", "null", "${x}", "\\${x} \\\\${y}", "a: b", "# c", "  ", "'\""]),

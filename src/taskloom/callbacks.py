@@ -130,4 +130,5 @@ class ProgressLine(TrainerCallback):
 
     def stop(self) -> None:
         """End the line, also after an error."""
-        self.progress.stop()
+        if not self.progress.disable:  # before 14.3 rich ends a line that was never begun
+            self.progress.stop()

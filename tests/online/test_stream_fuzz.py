@@ -21,7 +21,7 @@ contents = st.binary(max_size=40) | st.lists(pieces, max_size=25).map(b"".join)
 
 
 @given(st.dictionaries(names, contents, max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_bytes(files):
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
@@ -53,7 +53,7 @@ texts = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_charac
 
 
 @given(texts)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_was_written_is_read(texts):
     """Oracles: Python's own writers of CSV and JSON."""
     expected = [text.strip() or None for text in texts]

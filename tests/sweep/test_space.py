@@ -63,7 +63,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(st.sampled_from(["a.x", "b.x", "c"]), VALUES),
     st.dictionaries(st.sampled_from(["a.x", "b.x", "c"]), VALUES),

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import datasets
 from rich.console import Console
-from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 from taskloom.errors import DataError
+from taskloom.progress import counted
 from taskloom.storage import staged_folder
 from taskloom.tasks.encoding import Encoded, encode_batch, storage_types
 from taskloom.tasks.examples import Examples
@@ -100,30 +100,27 @@ def _tokenise(task: Task, split: str, examples: Examples, settings: Tokenising) 
     """Return the stored form of all items, and which examples were cut."""
     chunks: list[datasets.Dataset] = []
     cut = Cut()
-    for first in track(
-        range(0, len(examples), BATCH_SIZE),
-        description=f"Tokenising {task.name}",
-        console=Console(stderr=True),
-        transient=True,
-        disable=len(examples) < LONG_JOB,
-    ):
-        batch = slice(first, first + BATCH_SIZE)
-        encoded = (
-            _encode_windows(task, split, examples, batch, settings)
-            if task.windows
-            else _encode(task, examples, batch, settings)
-        )
-        if encoded.empty:
-            raise DataError(
-                f"{examples.where(first + encoded.empty[0])}: the target of task '{task.name}' has no tokens; "
-                "give every example a text that the model's tokenizer knows"
+    console = Console(stderr=True) if len(examples) >= LONG_JOB else None
+    with counted(console, f"Tokenising {task.name}", len(examples), "examples") as advance:
+        for first in range(0, len(examples), BATCH_SIZE):
+            batch = slice(first, first + BATCH_SIZE)
+            encoded = (
+                _encode_windows(task, split, examples, batch, settings)
+                if task.windows
+                else _encode(task, examples, batch, settings)
             )
-        if "example" in encoded.columns:
-            encoded.columns["example"] = [first + example for example in encoded.columns["example"]]
-        cut.inputs.extend(first + index for index in encoded.too_long)
-        cut.answers.extend(first + index for index in encoded.cut_answers)
-        types = storage_types(list(encoded.columns))
-        chunks.append(datasets.Dataset.from_dict(encoded.columns, features=types))
+            if encoded.empty:
+                raise DataError(
+                    f"{examples.where(first + encoded.empty[0])}: the target of task '{task.name}' has no tokens; "
+                    "give every example a text that the model's tokenizer knows"
+                )
+            if "example" in encoded.columns:
+                encoded.columns["example"] = [first + example for example in encoded.columns["example"]]
+            cut.inputs.extend(first + index for index in encoded.too_long)
+            cut.answers.extend(first + index for index in encoded.cut_answers)
+            types = storage_types(list(encoded.columns))
+            chunks.append(datasets.Dataset.from_dict(encoded.columns, features=types))
+            advance(min(BATCH_SIZE, len(examples) - first))
     if not sum(map(len, chunks)):
         raise DataError(
             f"{examples.source}: no window of task '{task.name}' holds an answer, and `null_windows: drop` leaves "
