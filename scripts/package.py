@@ -5,10 +5,11 @@ The wheel is built twice, from this folder and from the source distribution: bot
 
 import subprocess
 import sys
-import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
+
+from taskloom.tasks.archives import unpack
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Files beside the code without which an installed taskloom lacks something, by where they are in the repository.
@@ -27,9 +28,8 @@ def build(folder: Path) -> tuple[Path, Path]:
     (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
     with tempfile.TemporaryDirectory() as place:
         unpacked = Path(place)
-        with tarfile.open(sdist) as archive:
-            archive.extractall(unpacked, filter="data")
-        _build("--wheel", next(unpacked.iterdir()), unpacked)
+        (source,) = unpack(sdist, unpacked).iterdir()
+        _build("--wheel", source, unpacked)
         (again,) = unpacked.glob("*.whl")
         files, other = _files(wheel), _files(again)
     if differing := files.items() ^ other.items():

@@ -37,10 +37,10 @@ __all__ = ["STAGE_FILE", "RunFolder"]
 
 _logger = logging.getLogger(__name__)
 
-#: What a run may have written before it came to anything; the last four are `taskloom online adapt`'s.
+#: What a run may have written before it came to anything; the last five are `taskloom online`'s.
 _BEGINNINGS = (
     *("recipe.yaml", "environment.json", "metrics.jsonl", "checkpoints"),
-    *("answers", "documents.jsonl", "sweep", "sweep.csv"),
+    *("answers", "documents.jsonl", "sweep", "sweep.csv", "weights"),
 )
 
 

@@ -407,6 +407,31 @@ def test_a_stream_of_one_document_of_several_parts(trained, tmp_path):
     assert (entry["parts"], entry["tokens"]) == (3, 50)
 
 
+def test_the_first_documents_are_drawn_with_their_weights(trained, tmp_path):
+    folder = copy(trained, tmp_path / "p")
+    run = stage(folder, "adapt", "answers.generate=false", "adapt.pictures=3", "adapt.epochs=2")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "runs/r/tune-qa/best-nll")
+    weighter = LearnedWeighter.load(folder / "runs/r/meta-train/weighter", for_tokenizer=tokenizer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        stream = read_role(load_recipe("r.yaml"), "stream", "adapt").stream(None, 0)
+    texts = [document.text for document in stream.documents[:3]]
+    found = json.loads((run.path / "weights/documents.json").read_text())["documents"]
+    for document, text in zip(found, texts, strict=True):
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        assert "".join(document["tokens"]).strip() == text
+        assert document["weights"] == weighter(ids, torch.ones_like(ids))[0].tolist()
+    page = (run.path / "weights/documents.html").read_text()
+    assert all(document["title"] in page for document in found)
+    assert (run.path / "weights/documents.png").stat().st_size > 1000
+
+
+def test_nothing_is_drawn_where_nothing_is_asked_for(trained, tmp_path):
+    folder = copy(trained, tmp_path / "p")
+    run = stage(folder, "adapt", *BASE, "adapt.pictures=0")
+    assert not (run.path / "weights").exists()
+
+
 def test_of_equal_rates_the_lowest_and_of_done_ones_the_table(tmp_path):
     tried = []
 

@@ -16,6 +16,7 @@ from taskloom.report.html.reading.sweeps import read_sweep
 from tests.report.folders import (
     write_affinity,
     write_generations,
+    write_json,
     write_objectives,
     write_pipeline,
     write_run,
@@ -228,6 +229,15 @@ def test_token_weights_of_the_latest_step(tmp_path):
     step, (document,) = token_weights(run)
     assert (step, document.title, document.finite) == (10, "y", [])
     assert "as many weights as tokens" in next(iter(run.notes))
+
+
+def test_token_weights_of_a_streams_first_documents(tmp_path):
+    adapt = write_stream(tmp_path / "online") / "adapt-learned"
+    assert token_weights(find_runs([adapt]).runs[0]) == (0, [])
+    documents = [{"title": "x", "tokens": ["a", "b"], "weights": [1.0, -2.0]}]
+    write_json(adapt / "weights" / "documents.json", {"documents": documents})
+    step, (document,) = token_weights(find_runs([adapt]).runs[0])
+    assert (step, document.title, document.tokens, document.weights) == (0, "x", ["a", "b"], [1.0, -2.0])
 
 
 def test_what_meta_training_writes_is_what_is_read(tmp_path):

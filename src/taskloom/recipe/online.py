@@ -6,7 +6,7 @@ differ in name.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from taskloom.recipe.base import PathField, Section
@@ -291,3 +291,4 @@ class AdaptSection(Section):
         default=False, description="also answer qa_dev: what is forgotten (published unrelated_qa_eval)"
     )
     checkpoint_every: PositiveInt = Field(default=200, description="documents between two checkpoints")
+    pictures: NonNegativeInt = Field(default=4, description="first documents of the stream whose weights are drawn")

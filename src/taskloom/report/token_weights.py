@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from taskloom.online.spans import token_spans
+from taskloom.plain_json import to_json
 from taskloom.storage import write_atomically
 
-__all__ = ["TokenWeights", "token_weights_html", "token_weights_png"]
+__all__ = ["TokenWeights", "token_weights_html", "token_weights_png", "write_token_weights"]
 
 #: What stands for a token that has no characters of its own: part of a character that an earlier token shows.
 PART = "·"
@@ -97,6 +98,19 @@ class TokenWeights:
     def strength(self, weight: float) -> float:
         """Return the size of a weight as part of the largest, from 0 to 1."""
         return abs(weight) / self.largest if self.largest else 0.0
+
+
+def write_token_weights(documents: Sequence[TokenWeights], file: Path, title: str) -> None:
+    """Write documents as a page, the first of them as a picture, and all as JSON, which the report reads.
+
+    Args:
+        documents: at least one.
+        file: the JSON file; the others differ in their suffix, ``.html`` and ``.png``.
+        title: the page's.
+    """
+    write_atomically(file.with_suffix(".html"), token_weights_html(documents, title))
+    token_weights_png(documents[0], file.with_suffix(".png"))
+    write_atomically(file, to_json({"documents": list(map(vars, documents))}) + "\n")
 
 
 def token_weights_html(documents: Sequence[TokenWeights], title: str) -> str:

@@ -58,7 +58,10 @@ def _unpack_tar(archive: Path, unpacked: Path) -> None:
                 raise _refusal(archive, member.name, "is a link or a device")
             _require_inside(archive, member.name)
         with staged_folder(unpacked) as partial:
-            content.extractall(partial, filter="data")
+            if hasattr(tarfile, "data_filter"):
+                content.extractall(partial, filter="data")
+            else:  # before Python 3.11.4; what the filter refuses was refused above
+                content.extractall(partial)
 
 
 def _require_inside(archive: Path, name: str) -> None:

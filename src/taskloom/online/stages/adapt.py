@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from taskloom.plain_json import to_json
 from taskloom.processes import is_main, main_first, on_main
 from taskloom.progress import counted
 from taskloom.recipe import Recipe
-from taskloom.report.token_weights import TokenWeights
+from taskloom.report.token_weights import TokenWeights, write_token_weights
 from taskloom.runs import RunFolder
 from taskloom.storage import staged_folder, write_atomically
 
@@ -171,7 +172,7 @@ class AdaptStage:
             self.console.print(f"Learning rate {rate:g}: the best {self.settings.choose_on} on meta_dev.")
         del start
         before = self._answered(run.path, "before", self.console) if self.settings.evaluate_before else {}
-        counts = self._adapted(rate, run.path, self.documents, self.stream, self._on_the_way(run.path))
+        counts = self._adapted(rate, run.path, self.documents, self.stream, self._on_the_way(run.path), draw=True)
         self.console.print(f"{counts}.")
         if self.recipe.light_tuning.enabled:
             self._light_tuning(run.path)
@@ -202,6 +203,7 @@ class AdaptStage:
         documents: str | None,
         stream: QuestionSet,
         on_document: Callable[[StreamRun], None] | None = None,
+        draw: bool = False,
     ) -> StreamCounts:
         settings = self.settings
         adaptation = Adaptation(
@@ -236,8 +238,22 @@ class AdaptStage:
                     on_document(current)
 
             for epoch in range(settings.epochs):
-                stream_run(_items(self.recipe, documents, self.strict, stream), note, epoch)
+                items = _items(self.recipe, documents, self.strict, stream)
+                stream_run(self._drawn(items, folder / "weights") if draw and not epoch else items, note, epoch)
         return stream_run.counts
+
+    def _drawn(self, items: Iterable[StreamItem], folder: Path) -> Iterator[StreamItem]:
+        """Yield documents, and write the weights of the first ones' tokens into a folder."""
+        most, length = self.settings.pictures, self.recipe.questions.max_document_length
+        found: list[TokenWeights] = []
+        for item in items:
+            if item.text is not None and len(found) < most:
+                parts = weighed(item.name, item.text, self.weighter, self.tokenizer, length)
+                found.extend(islice(parts, most - len(found)))
+                if found:
+                    title = f"{self.recipe.name}: the first documents' weights"
+                    write_token_weights(found, folder / "documents.json", title)
+            yield item
 
     def _on_the_way(self, folder: Path) -> Callable[[StreamRun], None] | None:
         every = self.settings.evaluate_every

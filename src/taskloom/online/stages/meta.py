@@ -1,6 +1,6 @@
 """`taskloom online meta-train`: a weighter learns which tokens to update on, in a run folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,10 @@ from taskloom.online.stages.parts import (
 )
 from taskloom.online.texts import read_texts
 from taskloom.online.trained_parameters import trained_parameters
-from taskloom.plain_json import to_json
 from taskloom.processes import is_main, on_main
 from taskloom.recipe import Recipe
-from taskloom.report.token_weights import TokenWeights, token_weights_html, token_weights_png
+from taskloom.report.token_weights import TokenWeights, write_token_weights
 from taskloom.runs import RunFolder
-from taskloom.storage import write_atomically
 
 __all__ = ["adaptable", "meta_train_stage", "weighed"]
 
@@ -136,17 +134,15 @@ def _web_text(recipe: Recipe) -> tuple[list[str], list[str] | None]:
 # Pictures
 
 
-def weighed(title: str, text: str, weighter: Any, tokenizer: Any, max_length: int) -> list[TokenWeights]:
-    """Return a document's parts with the weights of their tokens."""
+def weighed(title: str, text: str, weighter: Any, tokenizer: Any, max_length: int) -> Iterator[TokenWeights]:
+    """Yield a document's parts with the weights of their tokens."""
     device = next(weighter.parameters(), torch.zeros(())).device
-    found = []
     parts = encode_documents([text], tokenizer, max_length)[0]
     for number, part in enumerate(parts, start=1):
         with torch.no_grad():
             weights = weighter(part["input_ids"].to(device), part["attention_mask"].to(device))[0].tolist()
         name = title if len(parts) == 1 else f"{title} ({number} of {len(parts)})"
-        found.append(TokenWeights.from_ids(name, part["input_ids"][0].tolist(), weights, tokenizer))
-    return found
+        yield TokenWeights.from_ids(name, part["input_ids"][0].tolist(), weights, tokenizer)
 
 
 def _pictures(recipe: Recipe, folder: Path, weighter: Any, dev: QuestionSet, tokenizer: Any) -> Callable[[int], None]:
@@ -160,9 +156,7 @@ def _pictures(recipe: Recipe, folder: Path, weighter: Any, dev: QuestionSet, tok
         length = recipe.questions.max_document_length
         documents = [part for text in texts for part in weighed(names[text], text, weighter, tokenizer, length)]
         weighter.train(training)
-        page = token_weights_html(documents, f"{recipe.name}: weights after step {step}")
-        write_atomically(folder / f"step-{step:06d}.html", page)
-        write_atomically(folder / f"step-{step:06d}.json", to_json({"documents": list(map(vars, documents))}) + "\n")
-        token_weights_png(documents[0], folder / f"step-{step:06d}.png")
+        title = f"{recipe.name}: weights after step {step}"
+        write_token_weights(documents, folder / f"step-{step:06d}.json", title)
 
     return draw

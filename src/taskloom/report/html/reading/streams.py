@@ -62,7 +62,9 @@ def documents(run: Run) -> list[dict[str, Any]]:
 
 
 def token_weights(run: Run) -> tuple[int, list[TokenWeights]]:
-    """Return the latest weighted documents of a meta-training, with the step that they are of."""
+    """Return a stream's first documents, or the latest ones of a meta-training with the step that they are of."""
+    if run.kind == "adapt":
+        return 0, _weighted(run, "weights/documents.json") if (run.path / "weights").is_dir() else []
     steps = {
         int(match[1]): path
         for path in (run.path / "weights").glob("step-*.json")
@@ -71,7 +73,10 @@ def token_weights(run: Run) -> tuple[int, list[TokenWeights]]:
     if not steps:
         return 0, []
     step = max(steps)
-    name = f"weights/{steps[step].name}"
+    return step, _weighted(run, f"weights/{steps[step].name}")
+
+
+def _weighted(run: Run, name: str) -> list[TokenWeights]:
     given = run.files.json(name).get("documents")
     found = []
     for item in given if isinstance(given, list) else []:
@@ -83,4 +88,4 @@ def token_weights(run: Run) -> tuple[int, list[TokenWeights]]:
         values = [value if (value := number(weight)) is not None else float("nan") for weight in weights]
         texts = [token if isinstance(token, str) else json.dumps(token) for token in tokens]
         found.append(TokenWeights(str(each.get("title") or ""), texts, values))
-    return step, found
+    return found
