@@ -6,6 +6,7 @@ import time
 import pytest
 
 from taskloom.report.html import Report
+from taskloom.report.token_weights import TokenWeights, token_weights_html
 from tests.report.folders import (
     EMOJI,
     HOSTILE,
@@ -265,6 +266,19 @@ def _ratio(first, second):
 
     high, low = sorted((light(first), light(second)), reverse=True)
     return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(open_page, report, tmp_path, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    weights = tmp_path / "weights.html"
+    weights.write_text(token_weights_html([TokenWeights("a", ["one ", "two"], [-1.0, 2.0])], "Weights"))
+    for path in (report, weights):
+        page = open_page(path, color_scheme=scheme)
+        page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        found = axe.run(page).response
+        assert [(each["id"], each["nodes"][0]["html"]) for each in found["violations"]] == []
+        assert len(found["passes"]) > 15
 
 
 def test_controls_have_names_and_the_keyboard_reaches_them_visibly(open_page, report):
