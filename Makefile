@@ -27,7 +27,7 @@ LOWEST_TESTS := tests/test_recipe.py tests/test_runs.py tests/test_sampling.py t
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) $(MODEL) ## find out which of eight generated tasks help each other, and write a report; minutes on two cores
+demo: $(INSTALLED) $(MODEL) ## find out which of eight generated tasks help each other, and write a report; two minutes on two cores
 	HF_HUB_OFFLINE=1 $(BIN)/taskloom demo
 
 test: $(INSTALLED) $(MODEL) ## run all tests; those that need data or hardware that is not here say so
