@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from taskloom.adapters.ca_mtl.modules import (
     ConditionalAttentionBias,
     ConditionalBottleneck,
+    ConditionalLayerNorm,
     FiLM,
     NormedBottleneck,
     ResidualBottleneck,
-    conditional_layer_norm,
 )
 
 CONDITION, SIZE, BATCH, TOKENS = 5, 6, 3, 4
@@ -98,15 +98,15 @@ def test_conditional_layer_norm() -> None:
     random_parameters(norm)
     z, x = torch.randn(BATCH, CONDITION), torch.randn(BATCH, TOKENS, SIZE)
     expected = torch.stack([conditional_norm_by_hand(film, norm, z[i], x[i]) for i in range(BATCH)])
-    torch.testing.assert_close(conditional_layer_norm(x, norm, film, z), expected)
+    torch.testing.assert_close(ConditionalLayerNorm()(x, norm, film, z), expected)
 
 
 def test_conditional_layer_norm_without_bias() -> None:
     film, norm = FiLM(CONDITION, SIZE), nn.LayerNorm(SIZE, bias=False)
     with_zero = nn.LayerNorm(SIZE)
     z, x = torch.randn(BATCH, CONDITION), torch.randn(BATCH, TOKENS, SIZE)
-    expected = conditional_layer_norm(x, with_zero, film, z)
-    torch.testing.assert_close(conditional_layer_norm(x, norm, film, z), expected)
+    expected = ConditionalLayerNorm()(x, with_zero, film, z)
+    torch.testing.assert_close(ConditionalLayerNorm()(x, norm, film, z), expected)
 
 
 def test_conditional_bottleneck_and_how_it_joins() -> None:

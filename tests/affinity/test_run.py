@@ -13,6 +13,7 @@ from taskloom.affinity.suite import SuiteCollection
 from taskloom.build import build_suite
 from taskloom.errors import DataError, RecipeError, RunError, UserError
 from taskloom.fit import fit
+from taskloom.gradients import rules
 from taskloom.predictor import load
 from taskloom.recipe import AdapterSection, load_recipe
 from tests.cli.conftest import write_recipe
@@ -170,9 +171,17 @@ def test_task_of_one_class_is_refused_before_the_training(recipe, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_modules_without_a_rule_are_refused_before_the_training(recipe, tmp_path):
+def test_affinity_of_tasks_that_share_by_ca_mtl(recipe, tmp_path):
     adapter = AdapterSection(method="ca_mtl")
     other = changed(recipe).model_copy(update={"adapter": adapter, "output": tmp_path / "run"})
+    _, affinity = estimate_affinity(other, quiet=True)
+    assert bool(affinity.values.isfinite().all())
+
+
+def test_modules_without_a_rule_are_refused_before_the_training(recipe, tmp_path, monkeypatch):
+    adapter = AdapterSection(method="ca_mtl")
+    other = changed(recipe).model_copy(update={"adapter": adapter, "output": tmp_path / "run"})
+    monkeypatch.delitem(rules._RULES, "taskloom.adapters.ca_mtl.modules.ConditionalLayerNorm")
     with pytest.raises(UserError, match=r"no rule sees it.*affinity\.fallback=autograd"):
         estimate_affinity(other, quiet=True)
     assert not (tmp_path / "run").exists()

@@ -1,6 +1,7 @@
 """The pages of the documentation and the code blocks in them.
 
-Comments that stand directly before a block say what the tests do with it:
+Comments that stand directly before a block say what the tests do with it; a shell block has `run` or `not run`, unless
+it only installs:
 
     <!-- file: stance.yaml -->          the block is a file of this name; so is one whose first line is `# stance.yaml`
     <!-- run: training.max_steps=2 -->  its commands are run, with these settings behind those that take any

@@ -6,6 +6,7 @@ before all other blocks), and what it returns are variables.
 """
 
 import csv
+import gzip
 import json
 import random
 from collections.abc import Callable
@@ -25,7 +26,9 @@ import taskloom.graphs
 from taskloom.cli import main
 from taskloom.graphs.training import SIGNSettings, train_sign
 from tests.adapters.language_models import language_model
+from tests.docs.pages import blocks
 from tests.online.small_tokenizers import small_tokenizer
+from tests.online.tiny_project import documents, write_questions
 from tests.tiny import NEGATIVE, POSITIVE, sentence, tiny_encoder, write_jsonl
 from tests.tiny_language import tiny_tokenizer
 
@@ -107,22 +110,40 @@ def tokens(end: int = 20) -> dict[str, torch.Tensor]:
 
 @stands_in("README.md")
 def readme(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The README's example, trained for a step."""
-    stance_data(folder)
-    recipe = yaml.safe_load((folder / "opinions.yaml").read_text("utf-8"))
-    recipe["tasks"] = [task for task in recipe["tasks"] if isinstance(task, dict)]  # the others come from the hub
-    (folder / "small.yaml").write_text(yaml.safe_dump(recipe))
-    settings = ["training.max_steps=1", "data.max_length=16", "output=runs/opinions"]
-    with pytest.raises(SystemExit) as end:
-        main(["train", "small.yaml", *settings])
-    assert not end.value.code
+    """Data for the README's examples, and the recipes of the pages that it leads to."""
+    opinions(folder, monkeypatch)
+    (folder / "new.csv").write_text("target,tweet\nbook,I love the book.\n")
+    for page in ("docs/auxiliary.md", "docs/online.md"):
+        for block in blocks(page):
+            if block.file:
+                (folder / block.file).write_text(block.code, "utf-8")
+    stance_data(folder / "texts", form="jsonl")
     (folder / "news").mkdir()
-    (folder / "harbour.yaml").write_text("model: {path: HuggingFaceTB/SmolLM2-135M}\nquestions: {stream: own.jsonl}\n")
+    (folder / "news/harbour.txt").write_text("The new harbour of Oslo opened in May.")
+    news(folder, monkeypatch)
     return {}
 
 
-@stands_in("README.md", 1)
+@stands_in("docs/sweeps.md")
+def opinions(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Data of the README's recipe, one of whose tasks else comes from the hub."""
+    stance_data(folder / "data")
+    (folder / "data/RTE").mkdir()
+    for split in ("train", "dev"):
+        rows = [f"{n}\tA dog ran.\tA cat sat.\t{'' if n % 2 else 'not_'}entailment\n" for n in range(16)]
+        (folder / f"data/RTE/{split}.tsv").write_text("index\tsentence1\tsentence2\tlabel\n" + "".join(rows))
+    return {}
+
+
 @stands_in("docs/methods/grad-tag.md")
+def own_model_and_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    own_tasks(folder)
+    (found,) = [block for block in blocks("docs/which-tasks.md") if block.file == "first.yaml"]
+    (folder / "my-recipe.yaml").write_text(found.code, "utf-8")
+    return own_model(folder, monkeypatch)
+
+
+@stands_in("README.md", 1)
 def own_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     torch.manual_seed(0)
     return {
@@ -171,7 +192,7 @@ def graph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 @stands_in("docs/methods/meta_gradients.md")
-def documents(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def documents_and_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     model = LlamaForCausalLM.from_pretrained("HuggingFaceTB/SmolLM2-135M")
     ids = [torch.randint(4, 300, (1, 6), generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
     embedding = nn.Embedding(400, 1)
@@ -198,20 +219,58 @@ def moods(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @stands_in("docs/question-answering.md")
 def answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    gold = {"context": "Lima.", "qas": [{"qid": "a", "question": "Where?", "answers": ["Lima"]}]}
-    header = {"header": {"dataset": "SQuAD", "split": "dev"}}
+    found = [{"text": "Lima", "char_spans": [[0, 3]]}]
+    question = {"qid": "a", "question": "Where?", "answers": ["Lima"], "detected_answers": found}
+    gold = {"context": "Lima.", "qas": [question]}
     (folder / "mrqa/dev").mkdir(parents=True)
-    (folder / "mrqa/dev/SQuAD.jsonl").write_text(f"{json.dumps(header)}\n{json.dumps(gold)}\n")
-    (folder / "runs/mrqa").mkdir(parents=True)
-    (folder / "runs/mrqa/2000predicted_answers.json").write_text(json.dumps({"a": "Lima"}))
+    for name in ("SQuAD", "BioASQ"):
+        header = {"header": {"dataset": name, "split": "dev"}}
+        lines = f"{json.dumps(header)}\n{json.dumps(gold)}\n"
+        (folder / f"mrqa/dev/{name}.jsonl").write_text(lines)
+        with gzip.open(folder / f"mrqa/dev/{name}.jsonl.gz", "wt") as file:
+            file.write(lines)
+    (folder / "mrqa/dev/BioASQ.jsonl").unlink()
+    (folder / "mrqa/dev/SQuAD.jsonl.gz").unlink()
+    task = {
+        "preset": "text2text/mrqa-SQuAD",
+        "name": "mrqa",
+        "splits": dict.fromkeys(("train", "dev", "test"), "mrqa/dev/SQuAD.jsonl"),
+    }
+    recipe = {"model": {"path": "google/t5-base-lm-adapt"}, "tasks": [task], "output": "runs/mrqa"}
+    (folder / "mrqa.yaml").write_text(yaml.safe_dump(recipe))
+    train("mrqa.yaml", "training.max_steps=1", "data.max_length=24")
+    answer = {"text": "Lima", "answer_start": 0}
+    paragraph = {"context": "Lima.", "qas": [{"id": "a", "question": "Where?", "answers": [answer]}]}
+    (folder / "dev-v1.1.json").write_text(json.dumps({"data": [{"title": "Peru", "paragraphs": [paragraph]}]}))
+    for run in ("mrqa", "squad"):
+        (folder / f"runs/{run}").mkdir(exist_ok=True)
+        (folder / f"runs/{run}/2000predicted_answers.json").write_text(json.dumps({"a": "Lima"}))
     return {}
+
+
+def train(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["train", *arguments])
+    assert not end.value.code
 
 
 @stands_in("docs/online.md")
 def news(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    (folder / "web.csv").write_text("raw_text\nUnrelated.\n")
-    (folder / "runs/monday/adapt-uniform/model").mkdir(parents=True)
+    """Documents with questions in fifty groups, some others without, and text of something else."""
+    write_questions(folder / "own.jsonl", documents(50, seed=0))
+    write_questions(folder / "other.jsonl", documents(2, seed=1))
+    (folder / "web.csv").write_text("raw_text\nUnrelated text of another kind.\n")
+    for day in ("monday", "tuesday"):
+        (folder / day).mkdir()
+        (folder / day / "report.txt").write_text(f"On {day} a ship came from Lima.")
     return {}
+
+
+@stands_in("docs/methods/aang.md")
+def labelled_text_with_a_recipe(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    (found,) = [block for block in blocks("docs/auxiliary.md") if block.file == "stance.yaml"]
+    (folder / "my-recipe.yaml").write_text(found.code, "utf-8")
+    return labelled_text(folder, monkeypatch)
 
 
 def own_tasks(folder: Path, form: str = "csv") -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docs.commands import check_line, run
+from tests.docs.commands import INSTALLING, check_line, run, split
 from tests.docs.documents import check_json, check_yaml
 from tests.docs.pages import PAGES, Block, blocks
 from tests.docs.stand_ins import STAND_INS, make_models
@@ -93,6 +93,14 @@ def check_shell(block: Block) -> None:
         check_line(line, strict=not block.not_run)
         if "run" in block.marks:
             run(line, block.marks["run"].split())
+
+
+@pytest.mark.parametrize("page", WITH_BLOCKS)
+def test_every_command_is_run_or_has_its_reason(page):
+    for each in filter(lambda block: block.is_shell, blocks(page)):
+        if not {"run", "not run"} & each.marks.keys():
+            programs = {command[0] for line in each.commands for command in split(line)}
+            assert programs <= {*INSTALLING}, f"{each.place}: mark the block `run: settings` or `not run: reason`"
 
 
 @pytest.mark.parametrize(

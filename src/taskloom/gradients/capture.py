@@ -101,7 +101,7 @@ class _Watch:
                 continue
             own = {name: module.get_parameter(name) for name in rule.parameters(module)}
             own = {name: parameter for name, parameter in own.items() if id(parameter) in self.names}
-            if own:
+            if own or rule.borrowed is not None:
                 self.watched[path] = (module, rule, own)
         claimed = {id(p) for _, _, own in self.watched.values() for p in own.values()}
         self.unclaimed = [name for key, name in self.names.items() if key not in claimed]
@@ -131,7 +131,7 @@ class _Watch:
 
     def install(self, stack: ExitStack) -> None:
         for path, (module, rule, own) in self.watched.items():
-            before = module.register_forward_pre_hook(partial(self.before_forward, tuple(own.values())))
+            before = module.register_forward_pre_hook(partial(self.before_forward, rule, own))
             after = module.register_forward_hook(partial(self.after_forward, path, rule, own), with_kwargs=True)
             stack.callback(before.remove)
             stack.callback(after.remove)
@@ -146,8 +146,14 @@ class _Watch:
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
 
-    def before_forward(self, own: tuple[nn.Parameter, ...], module: nn.Module, args: Any) -> None:
-        for parameter in own:
+    def covered(self, rule: Rule, own: dict[str, nn.Parameter], args: Sequence[Any]) -> dict[str, nn.Parameter]:
+        """Return the trained parameters that a module computes with: its own, or those that it is given."""
+        if rule.borrowed is None:
+            return own
+        return {name: p for name, p in rule.borrowed(*args).items() if id(p) in self.names}
+
+    def before_forward(self, rule: Rule, own: dict[str, nn.Parameter], module: nn.Module, args: Any) -> None:
+        for parameter in self.covered(rule, own, args).values():
             parameter.requires_grad_(False)
 
     def after_forward(
@@ -160,6 +166,7 @@ class _Watch:
         kwargs: Any,
         output: Any,
     ) -> Tensor | None:
+        own = self.covered(rule, own, args)
         for parameter in own.values():
             parameter.requires_grad_(True)
         if not torch.is_grad_enabled():

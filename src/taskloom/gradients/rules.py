@@ -8,7 +8,7 @@ inherits its `forward`, too.
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,11 +38,14 @@ class Rule:
         gradient: computes the gradients.
         parameters: the names, within the module, of the parameters that `gradient` covers.
         applies: whether the rule holds for a module with these settings.
+        borrowed: for a module that computes with the parameters of another one, which it is given: returns them, by
+            the names that `gradient` has for them, from the module's positional inputs.
     """
 
     gradient: Gradient
     parameters: Callable[[Any], Sequence[str]] = _own_parameters
     applies: Callable[[Any], bool] = lambda _: True
+    borrowed: Callable[..., Mapping[str, nn.Parameter]] | None = None
 
 
 _RULES: dict[type[nn.Module] | str, Rule] = {}
@@ -228,6 +231,19 @@ def _conditional_bias(module: Any, condition: Tensor, grad: Tensor, queries: Ten
     return {"matrix": matrix}
 
 
+def _norm_parameters(_: Tensor, norm: nn.LayerNorm, *__: Any) -> dict[str, nn.Parameter]:
+    return dict(norm.named_parameters(recurse=False))
+
+
+def _conditional_norm(
+    _: nn.Module, x: Tensor, grad: Tensor, norm: nn.LayerNorm, film: Any, condition: Tensor
+) -> dict[str, Form]:
+    """CA-MTL's norm, whose weight is scale(z) γ + shift(z)."""
+    scale, _shift = film.scale_and_shift(condition)
+    gradients = _layer_norm(norm, x, grad)
+    return {"weight": _like(scale, grad) * cast("Tensor", gradients["weight"]), "bias": gradients["bias"]}
+
+
 def _has_statistics(module: _BatchNorm) -> bool:
     return not module.training and module.running_mean is not None
 
@@ -255,3 +271,6 @@ register_rule(
     Rule(_lora_embedding, _lora_embedding_parameters, applies=lambda module: not module.lora_variant),
 )
 register_rule("taskloom.adapters.ca_mtl.modules.ConditionalAttentionBias", _conditional_bias)
+register_rule(
+    "taskloom.adapters.ca_mtl.modules.ConditionalLayerNorm", Rule(_conditional_norm, borrowed=_norm_parameters)
+)

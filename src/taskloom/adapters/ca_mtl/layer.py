@@ -14,10 +14,10 @@ from torch.overrides import TorchFunctionMode
 from taskloom.adapters.ca_mtl.modules import (
     ConditionalAttentionBias,
     ConditionalBottleneck,
+    ConditionalLayerNorm,
     FiLM,
     NormedBottleneck,
     ResidualBottleneck,
-    conditional_layer_norm,
 )
 from taskloom.adapters.context import TaskContext
 from taskloom.adapters.wrapping import ModuleWrapper
@@ -172,13 +172,14 @@ class TaskConditionedNorm(CAMTLLayer):
         super().__init__(base_layer, context)
         #: The adapters whose bottleneck in this layer needs the output of this norm, the attention's.
         self.keeps_output: dict[str, bool] = {}
+        self.conditional_norm = ConditionalLayerNorm()
 
     def forward(self, x: Tensor) -> Tensor:
         film: FiLM | None = self.part("camtl_norm")
         if film is None:
             output = self.base_layer(x)
         else:
-            output = conditional_layer_norm(x, cast("nn.LayerNorm", self.base_layer), film, self.condition(len(x)))
+            output = self.conditional_norm(x, self.base_layer, film, self.condition(len(x)))
         if self.keeps_output.get(self.adapter):
             self.context.attention_output = output
         bottleneck: NormedBottleneck | ResidualBottleneck | None = self.part("camtl_bottleneck")

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 __all__ = [
     "ConditionalAttentionBias",
     "ConditionalBottleneck",
+    "ConditionalLayerNorm",
     "FiLM",
     "NormedBottleneck",
     "ResidualBottleneck",
-    "conditional_layer_norm",
 ]
 
 
@@ -67,18 +67,21 @@ class ConditionalAttentionBias(nn.Module):
         return torch.addcmul(shift * in_block, scale, matrix).unsqueeze(1)
 
 
-def conditional_layer_norm(x: Tensor, norm: nn.LayerNorm, film: FiLM, condition: Tensor) -> Tensor:
-    """Return the paper's Conditional Layer Normalization: `norm` with its weight γ replaced by FiLM(γ).
+class ConditionalLayerNorm(nn.Module):
+    """The paper's Conditional Layer Normalization: a norm with its weight γ replaced by FiLM(γ).
 
-    Every example of x, FloatTensor[batch, tokens, size], gets the weight of its own task.
+    It has no parameters of its own, but is a module, so that per-example gradients can be taken of those it is given.
     """
-    scale, shift = film.scale_and_shift(condition)
-    weight = torch.addcmul(shift, scale, norm.weight.to(shift.dtype)).unsqueeze(1)
-    normalised = F.layer_norm(x, norm.normalized_shape, eps=norm.eps)
-    weight = weight.to(normalised.dtype)
-    if norm.bias is None:
-        return normalised * weight
-    return torch.addcmul(norm.bias.to(normalised.dtype), normalised, weight)
+
+    def forward(self, x: Tensor, norm: nn.LayerNorm, film: FiLM, condition: Tensor) -> Tensor:
+        """Normalise x, FloatTensor[batch, tokens, size], each example with the weight of its own task."""
+        scale, shift = film.scale_and_shift(condition)
+        weight = torch.addcmul(shift, scale, norm.weight.to(shift.dtype)).unsqueeze(1)
+        normalised = F.layer_norm(x, norm.normalized_shape, eps=norm.eps)
+        weight = weight.to(normalised.dtype)
+        if norm.bias is None:
+            return normalised * weight
+        return torch.addcmul(norm.bias.to(normalised.dtype), normalised, weight)
 
 
 class ConditionalBottleneck(nn.Module):
@@ -105,10 +108,11 @@ class NormedBottleneck(nn.Module):
         self.bottleneck = bottleneck
         self.norm = nn.LayerNorm(size, eps=eps)
         self.norm_film = FiLM(bottleneck.film.in_features, size)
+        self.conditional_norm = ConditionalLayerNorm()
 
     def forward(self, layer_output: Tensor, attention_output: Tensor, condition: Tensor) -> Tensor:
         joined = self.bottleneck(layer_output, condition) + attention_output
-        return conditional_layer_norm(joined, self.norm, self.norm_film, condition).to(layer_output.dtype)
+        return self.conditional_norm(joined, self.norm, self.norm_film, condition).to(layer_output.dtype)
 
 
 class ResidualBottleneck(nn.Module):
