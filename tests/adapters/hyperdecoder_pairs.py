@@ -14,6 +14,7 @@ from transformers import MT5Config, MT5ForConditionalGeneration, T5Config, T5For
 from taskloom.adapters import HyperdecoderConfig
 
 VOCABULARY, NUM_TASKS = 30, 3
+ADAPTER_DIM = 5
 PUBLISHED_NAMES = {
     "none": "none",
     "shared": "manual",
@@ -52,7 +53,9 @@ def _base(family: str) -> T5ForConditionalGeneration | MT5ForConditionalGenerati
 
 def adapted_t5(family: str = "t5", seed: int = 3, task_type: str | None = "SEQ_2_SEQ_LM", **fields: Any) -> PeftModel:
     """Return a T5 with adapters whose weights are random and large, so that each of them has an effect."""
-    config = HyperdecoderConfig(adapter_dim=5, bottleneck=6, num_tasks=NUM_TASKS, task_type=task_type, **fields)
+    config = HyperdecoderConfig(
+        adapter_dim=ADAPTER_DIM, bottleneck=6, num_tasks=NUM_TASKS, task_type=task_type, **fields
+    )
     adapted = get_peft_model(copy.deepcopy(_base(family)), config).double()
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in published_names(adapted).items():
@@ -75,7 +78,7 @@ def published_names(adapted: PeftModel) -> dict[str, nn.Parameter]:
             case "shared":
                 published = f"{side}.block.{block}.layer.{layer}.adapter.{rest}"
             case "tasks":
-                published = f"{side}.task_adapters.{block}.{rest}"
+                published = f"{side}.task_adapters.{block}.{rest.removesuffix('.weight')}"
             case _ if rest.startswith(("mlp", "task_embedding")):
                 published = f"{side}.{rest}"
             case _:
@@ -86,7 +89,13 @@ def published_names(adapted: PeftModel) -> dict[str, nn.Parameter]:
 
 
 def as_published(name: str, tensor: Tensor) -> Tensor:
-    """Return a parameter, or its gradient, in the published shape: our generators' large maps are transposed."""
+    """Return a parameter, or its gradient, in the published shape.
+
+    Our generators' large maps are transposed, and the matrices of tasks are the rows of a table.
+    """
+    if "task_adapters" in name:
+        sizes = {"down": (NUM_TASKS, -1, ADAPTER_DIM), "up": (NUM_TASKS, ADAPTER_DIM, -1)}
+        return tensor.view(sizes.get(name.rpartition(".")[2], tensor.shape))
     return tensor.T if re.search(r"generator\.(down|up)(_bias)?\.weight", name) else tensor
 
 

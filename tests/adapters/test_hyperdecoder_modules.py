@@ -88,7 +88,8 @@ def test_shared_and_task_adapters() -> None:
     by_hand = adapter_by_hand(x[1, 2], shared.down.weight.T, shared.up.weight.T, shared.down.bias, shared.up.bias)
     assert shared(x)[1, 2].tolist() == pytest.approx(by_hand, abs=1e-5)
     found = bottleneck(x, tasks(torch.tensor([2, 0])))
-    by_hand = adapter_by_hand(x[0, 1], tasks.down[2], tasks.up[2], tasks.down_bias[2], tasks.up_bias[2])
+    down, up, down_bias, up_bias = (table.weight[2] for table in (tasks.down, tasks.up, tasks.down_bias, tasks.up_bias))
+    by_hand = adapter_by_hand(x[0, 1], down.view(HIDDEN, ADAPTER), up.view(ADAPTER, HIDDEN), down_bias, up_bias)
     assert found[0, 1].tolist() == pytest.approx(by_hand, abs=1e-5)
 
 

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import BertModel
 
-from taskloom.adapters import CAMTLConfig
+from taskloom.adapters import CAMTLConfig, HyperdecoderConfig
 from taskloom.errors import UserError
 from taskloom.gradients import Projection, Rule, per_example_gradients, projected_gradients, rules, written_back
 from taskloom.model import MultiTaskModel
@@ -309,6 +309,25 @@ def test_multi_task_models(encoder: Path, method: str) -> None:
         return outputs["logits"][:, 0] - outputs["logits"][:, 1:].logsumexp(1)
 
     assert_same(per_example_gradients(model, batch, margin), loop_gradients(model, batch, margin))
+
+
+@pytest.mark.parametrize("decoder", ["shared", "per_task", "task_generated", "instance_generated"])
+@pytest.mark.parametrize("encoder_decoder", [True, False])
+def test_hyperdecoders(encoder_decoder: bool, decoder: str) -> None:
+    make, batch = (t5, pair_batch()) if encoder_decoder else (llama, text_batch())
+    config = HyperdecoderConfig(
+        encoder="per_task" if encoder_decoder else "none", decoder=decoder, num_tasks=3, adapter_dim=4, bottleneck=3
+    )
+    model = randomised(get_peft_model(make(), config)).double()
+    answers = batch["input_ids"].index_fill(
+        1, torch.tensor([0]), -100
+    )  # prompts of decoder-only models are not adapted
+    batch = {"labels": answers, **batch, "task": torch.tensor([0, 2, 2, 0, 1])}
+    assert_same(per_example_gradients(model, batch, language_loss), loop_gradients(model, batch, language_loss))
+    projection = Projection(24)
+    _, projected = projected_gradients(model, batch, language_loss, projection)
+    expected = projection.project(loop_gradients(model, batch, language_loss))
+    torch.testing.assert_close(projected.double(), expected.double(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

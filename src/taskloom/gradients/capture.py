@@ -136,6 +136,9 @@ class _Watch:
             stack.callback(before.remove)
             stack.callback(after.remove)
         for path, module in self.model.named_modules():
+            if getattr(module, "merges_examples", False):  # our own: what it computes for several is one's no more
+                module.merges_examples = False
+                stack.callback(setattr, module, "merges_examples", True)
             table = f"{path}.relative_attention_bias".removeprefix(".")
             if table in self.watched and hasattr(module, "compute_bias"):
                 receive = partial(self.emit, *self.watched[table])

@@ -102,17 +102,21 @@ class TaskAdapters(nn.Module):
 
     def __init__(self, num_tasks: int, hidden: int, adapter: int) -> None:
         super().__init__()
-        self.down = nn.Parameter(torch.empty(num_tasks, hidden, adapter))
-        self.up = nn.Parameter(torch.empty(num_tasks, adapter, hidden))
-        self.down_bias = nn.Parameter(torch.zeros(num_tasks, adapter))
-        self.up_bias = nn.Parameter(torch.zeros(num_tasks, hidden))
-        for weight in (self.down, self.up):
-            for of_one_task in weight.data:
-                nn.init.xavier_uniform_(of_one_task, gain=_GAIN)
+        self.shape = (hidden, adapter)
+        # Tables with a row for each task, in modules whose per-example gradients are known.
+        self.down, self.up, self.down_bias, self.up_bias = (
+            nn.Embedding.from_pretrained(torch.zeros(num_tasks, size), freeze=False)
+            for size in (hidden * adapter, adapter * hidden, adapter, hidden)
+        )
+        for table, shape in ((self.down, (hidden, adapter)), (self.up, (adapter, hidden))):
+            for of_one_task in table.weight.data:
+                nn.init.xavier_uniform_(of_one_task.view(shape), gain=_GAIN)
 
     def forward(self, task: Tensor) -> AdapterWeights:
         """Return the weights of each of `task`, LongTensor[sets]."""
-        return AdapterWeights(self.down, self.up, self.down_bias, self.up_bias).of(task)
+        hidden, adapter = self.shape
+        down, up = self.down(task).view(-1, hidden, adapter), self.up(task).view(-1, adapter, hidden)
+        return AdapterWeights(down, up, self.down_bias(task), self.up_bias(task))
 
 
 class Generator(nn.Module):
@@ -142,6 +146,8 @@ class Generator(nn.Module):
         process: bool = False,
     ) -> None:
         super().__init__()
+        #: Whether examples of one task have their weights generated once; see `taskloom.gradients.capture`.
+        self.merges_examples = True
         self.shape = (hidden, adapter)
         self.task_embedding = None if num_tasks is None else nn.Embedding(num_tasks, hidden)
         self.mlp = (
@@ -181,7 +187,7 @@ class Generator(nn.Module):
         if self.task_embedding is None:
             return self._generate(source, layers)
         table = self.task_embedding.weight
-        if len(table) < len(source):  # several examples of a task: generate its weights once
+        if self.merges_examples and len(table) < len(source):
             starts = len(table) * torch.arange(len(layers), device=source.device)
             return self._generate(table, layers).of((starts.unsqueeze(1) + source).flatten())
         return self._generate(self.task_embedding(source), layers)
