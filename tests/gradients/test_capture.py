@@ -319,9 +319,8 @@ def test_hyperdecoders(encoder_decoder: bool, decoder: str) -> None:
         encoder="per_task" if encoder_decoder else "none", decoder=decoder, num_tasks=3, adapter_dim=4, bottleneck=3
     )
     model = randomised(get_peft_model(make(), config)).double()
-    answers = batch["input_ids"].index_fill(
-        1, torch.tensor([0]), -100
-    )  # prompts of decoder-only models are not adapted
+    # The first token is the prompt, which decoder-only models do not adapt.
+    answers = batch["input_ids"].index_fill(1, torch.tensor([0]), -100)
     batch = {"labels": answers, **batch, "task": torch.tensor([0, 2, 2, 0, 1])}
     assert_same(per_example_gradients(model, batch, language_loss), loop_gradients(model, batch, language_loss))
     projection = Projection(24)

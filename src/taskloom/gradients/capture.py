@@ -135,8 +135,9 @@ class _Watch:
             after = module.register_forward_hook(partial(self.after_forward, path, rule, own), with_kwargs=True)
             stack.callback(before.remove)
             stack.callback(after.remove)
+        module: Any
         for path, module in self.model.named_modules():
-            if getattr(module, "merges_examples", False):  # our own: what it computes for several is one's no more
+            if getattr(module, "merges_examples", False):  # a module of ours that computes alike examples once
                 module.merges_examples = False
                 stack.callback(setattr, module, "merges_examples", True)
             table = f"{path}.relative_attention_bias".removeprefix(".")
