@@ -124,6 +124,14 @@ class TestOthersByHand:
             token_spans(tokenizer("and the dog").input_ids, PreTrainedTokenizerFast(tokenizer_object=backend))
 
 
+def test_a_space_that_a_text_of_bytes_begins_with_is_stripped():
+    tokenizer = small_tokenizer("sentencepiece")
+    ids = tokenizer.convert_tokens_to_ids(["<0x20>", "<0x41>", "<0x20>", "<0x42>"])
+    text, spans = token_spans(ids, tokenizer)
+    assert (text, spans.tolist()) == ("A B", [[0, 0], [0, 1], [1, 2], [2, 3]])
+    assert decoded(ids, tokenizer) == "A B"
+
+
 class TestAnyIdentifiers:
     @pytest.mark.parametrize("kind", KINDS)
     @given(data=st.data())

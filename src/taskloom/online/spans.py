@@ -48,7 +48,11 @@ def token_spans(ids: Sequence[int], tokenizer: Any) -> tuple[str, np.ndarray]:
     else:
         pieces = _pieces(kept_ids, backend)
         text, kept_spans = _joined(pieces, kept_tokens if "ByteFallback" in decoders else [])
-    if text != backend.decode(kept_ids, skip_special_tokens=False):
+    decoded = backend.decode(kept_ids, skip_special_tokens=False)
+    stripped = len(text) - len(decoded)
+    if stripped > 0 and text == " " * stripped + decoded:  # of a text that begins with the byte of a space
+        text, kept_spans = decoded, np.maximum(kept_spans - stripped, 0)
+    if text != decoded:
         raise ValueError(f"`tokenizer` decodes by {' + '.join(decoders)}, which cannot be traced to single tokens")
 
     spans = np.zeros((len(ids), 2), dtype=np.int64)
