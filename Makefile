@@ -5,8 +5,10 @@ PYTHON ?= python3
 # version, or another build that your package index has, with for example: make test TORCH=torch==2.13.0+cpu
 TORCH ?= torch==2.13.0
 
-# Half as long: Python compiles what it imports, and most of what comes along never is.
+# Half as long: Python compiles what is imported, and most of what comes along never is. It must keep what it compiled,
+# whatever the environment says: tests start many processes.
 INSTALL := install --quiet --no-compile
+export PYTHONDONTWRITEBYTECODE :=
 
 VENV := .venv
 BIN := $(VENV)/bin
