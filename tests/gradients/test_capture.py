@@ -323,6 +323,7 @@ def test_hyperdecoders(encoder_decoder: bool, decoder: str) -> None:
     answers = batch["input_ids"].index_fill(1, torch.tensor([0]), -100)
     batch = {"labels": answers, **batch, "task": torch.tensor([0, 2, 2, 0, 1])}
     assert_same(per_example_gradients(model, batch, language_loss), loop_gradients(model, batch, language_loss))
+    assert all(getattr(module, "merges_examples", True) for module in model.modules())  # again
     projection = Projection(24)
     _, projected = projected_gradients(model, batch, language_loss, projection)
     expected = projection.project(loop_gradients(model, batch, language_loss))

@@ -233,11 +233,11 @@ def test_token_weights_of_the_latest_step(tmp_path):
 
 def test_token_weights_of_a_streams_first_documents(tmp_path):
     adapt = write_stream(tmp_path / "online") / "adapt-learned"
-    assert token_weights(find_runs([adapt]).runs[0]) == (0, [])
+    assert token_weights(find_runs([adapt]).runs[0]) == (None, [])
     documents = [{"title": "x", "tokens": ["a", "b"], "weights": [1.0, -2.0]}]
     write_json(adapt / "weights" / "documents.json", {"documents": documents})
     step, (document,) = token_weights(find_runs([adapt]).runs[0])
-    assert (step, document.title, document.tokens, document.weights) == (0, "x", ["a", "b"], [1.0, -2.0])
+    assert (step, document.title, document.tokens, document.weights) == (None, "x", ["a", "b"], [1.0, -2.0])
 
 
 def test_what_meta_training_writes_is_what_is_read(tmp_path):

@@ -173,7 +173,7 @@ class _Watch:
         own = self.covered(rule, own, args)
         for parameter in own.values():
             parameter.requires_grad_(True)
-        if not torch.is_grad_enabled():
+        if not own or not torch.is_grad_enabled():
             return None
         value: Tensor = args[0] if args else next(iter(kwargs.values()))
         if len(output) != self.batch or self.is_positions(value):

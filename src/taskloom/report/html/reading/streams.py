@@ -61,17 +61,17 @@ def documents(run: Run) -> list[dict[str, Any]]:
     return list(run.files.json_lines("documents.jsonl"))
 
 
-def token_weights(run: Run) -> tuple[int, list[TokenWeights]]:
+def token_weights(run: Run) -> tuple[int | None, list[TokenWeights]]:
     """Return a stream's first documents, or the latest ones of a meta-training with the step that they are of."""
     if run.kind == "adapt":
-        return 0, _weighted(run, "weights/documents.json") if (run.path / "weights").is_dir() else []
+        return None, _weighted(run, "weights/documents.json") if (run.path / "weights").is_dir() else []
     steps = {
         int(match[1]): path
         for path in (run.path / "weights").glob("step-*.json")
         if (match := re.fullmatch(r"step-(\d+)\.json", path.name))
     }
     if not steps:
-        return 0, []
+        return None, []
     step = max(steps)
     return step, _weighted(run, f"weights/{steps[step].name}")
 
